@@ -1,0 +1,48 @@
+# One folder of cpp/ is one module: mhv_module(NAME USES other modules LINKS libraries [PRIVATE_LINKS ...]).
+# Its sources are the folder's *.cpp (not *_test.cpp, *_fuzz.cpp, *_bench.cpp, main.cpp). A test beside the code
+# is NAME_test.cpp; a fuzz target NAME_fuzz.cpp has its seeds in tests/fuzz/corpus/NAME.
+
+function(mhv_module name)
+  cmake_parse_arguments(arg "" "" "USES;LINKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  set(tests ${sources})
+  set(fuzzers ${sources})
+  list(FILTER sources EXCLUDE REGEX "(_test|_fuzz|_bench|/main)\\.cpp$")
+  list(FILTER tests INCLUDE REGEX "_test\\.cpp$")
+  list(FILTER fuzzers INCLUDE REGEX "_fuzz\\.cpp$")
+  add_library(mhv_${name} STATIC ${sources})
+  # Only this folder's own modules are on its include path: each module puts its headers under
+  # <build>/include/NAME as a link, so that a folder cannot include what it does not name in USES.
+  set(view ${CMAKE_BINARY_DIR}/view/${name})
+  get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+  file(MAKE_DIRECTORY ${view})
+  file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR} ${view}/${folder} SYMBOLIC)
+  target_include_directories(mhv_${name} PUBLIC ${view})
+  foreach(other ${arg_USES})
+    target_link_libraries(mhv_${name} PUBLIC mhv_${other})
+  endforeach()
+  target_link_libraries(mhv_${name} PUBLIC ${arg_LINKS})
+  if(MHV_TESTS AND tests)
+    add_executable(${name}_tests ${tests})
+    target_link_libraries(${name}_tests PRIVATE mhv_${name} GTest::gmock GTest::gtest_main)
+    add_test(NAME ${name} COMMAND ${name}_tests)
+  endif()
+  if(MHV_FUZZ)
+    foreach(file ${fuzzers})
+      get_filename_component(target ${file} NAME_WE)
+      add_executable(${target} ${file})
+      target_link_libraries(${target} PRIVATE mhv_${name} -fsanitize=fuzzer)
+    endforeach()
+  endif()
+endfunction()
+
+# A program made of modules: mhv_program(mhvd USES ...), from the folder's main.cpp.
+function(mhv_program name)
+  cmake_parse_arguments(arg "" "" "USES;LINKS" ${ARGN})
+  add_executable(${name} ${CMAKE_CURRENT_SOURCE_DIR}/main.cpp)
+  foreach(other ${arg_USES})
+    target_link_libraries(${name} PRIVATE mhv_${other})
+  endforeach()
+  target_link_libraries(${name} PRIVATE ${arg_LINKS})
+  install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endfunction()

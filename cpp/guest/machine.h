@@ -1,0 +1,48 @@
+// Stop, run, save and load a stock QEMU through its monitor.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "guest/qmp.h"
+
+namespace mhv::guest {
+
+struct DiskNode {
+  std::string target;   // "vda"
+  std::string node;     // block node that takes snapshots
+  std::string path;
+  std::string format;
+};
+
+// The device-state side of one QEMU. Not thread-safe; `qmp` must outlive it.
+class Machine {
+ public:
+  explicit Machine(Qmp& qmp);
+  ~Machine();
+
+  bool running();                    // query-status
+  void stop();                       // returns when no vCPU runs and no device writes
+  void resume();                     // `cont`
+  // Non-RAM migration state as xen-save-devices-state (live:false) writes it. The guest must be stopped.
+  // The descriptor is given to QEMU once and used again.
+  std::vector<std::byte> save_device_state();
+  // RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to their internal
+  // snapshot `tag` in the same step. The guest must be stopped, and stays stopped.
+  void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
+                         std::span<const DiskNode> disks);
+  // One internal snapshot of every listed disk, all or none. The guest must be stopped.
+  void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag);
+  void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);   // missing: no error
+
+ private:
+  Qmp& qmp_;
+  Fd state_file_;
+  int fdset_ = -1;
+};
+
+}  // namespace mhv::guest

@@ -1,0 +1,45 @@
+// A QMP connection over a stream socket: QEMU's own monitor, or mhvd's bridge to libvirt's.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+
+namespace mhv::guest {
+
+inline constexpr std::size_t kQmpLineMax = 4u << 20;
+
+// One thread at a time. A connection that threw kGone or kUnavailable is of no further use.
+class Qmp {
+ public:
+  using Json = nlohmann::json;
+  // `greeted`: capabilities are negotiated already; `pending` was read from the socket by whoever had it before.
+  Qmp(Fd socket, bool greeted, std::string pending = {});
+
+  // Sends {"execute": command, "arguments": arguments} with `fds` beside it and returns "return".
+  // Throws kInvalid with QEMU's class and text when QEMU refuses, kGone when the socket closed, kUnavailable on time-out.
+  Json call(std::string_view command, const Json& arguments = Json::object(), std::span<const int> fds = {},
+            std::chrono::milliseconds timeout = std::chrono::seconds(30));
+  std::string hmp(const std::string& command_line);
+  // Events seen while waiting for replies, in order; the caller may poll fd() and then call pump().
+  void on_event(std::function<void(const Json&)> handler) { handler_ = std::move(handler); }
+  void pump();
+  int fd() const { return socket_.get(); }
+
+  // Hands the connection over: descriptor and the bytes read but not used.
+  std::pair<Fd, std::string> release() &&;
+
+ private:
+  Json read_message(std::chrono::steady_clock::time_point deadline);
+  Fd socket_;
+  std::string pending_;
+  std::uint64_t next_id_ = 1;
+  std::function<void(const Json&)> handler_;
+};
+
+}  // namespace mhv::guest

@@ -1,0 +1,68 @@
+// A guest's RAM as blocks, laid end to end in one space of page numbers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/units.h"
+
+namespace mhv::guest {
+
+// One line of HMP `info ramblock`.
+struct BlockListing {
+  std::string name;
+  std::uint64_t used_bytes = 0;
+  std::uint64_t host_virt = 0;
+  bool read_only = false;
+};
+// Throws kInvalid on anything but QEMU's table (7.2 to 10.x); at most 256 blocks, lengths page-aligned, no overlaps.
+std::vector<BlockListing> parse_ramblock_listing(std::string_view text);
+
+// One mapping of /proc/PID/maps.
+struct MapsEntry {
+  std::uint64_t start = 0, end = 0, offset = 0;
+  bool readable = false, writable = false, shared = false;
+  std::string path;  // "/memfd:pc.ram (deleted)", "" for anonymous
+};
+std::vector<MapsEntry> parse_maps(std::string_view text);
+
+struct RamBlock {
+  std::string name;
+  HostVirt host;
+  std::uint64_t bytes = 0;
+  bool read_only = false;   // for the guest; device models may still write it
+  bool shared = false;      // fd is the file behind a shared mapping; else /proc/PID/mem
+  std::uint64_t fd_offset = 0;
+  int fd = -1;              // owned by Ram
+  PageNo first;             // filled by Ram
+};
+
+// Thread-safe but for restore writes, which want the guest stopped.
+class Ram {
+ public:
+  // `fds` are kept open as long as the Ram lives; RamBlock::fd is one of their numbers.
+  Ram(std::vector<RamBlock> blocks, std::vector<Fd> fds);
+
+  std::span<const RamBlock> blocks() const { return blocks_; }
+  std::uint32_t pages() const { return pages_; }
+  std::uint64_t bytes() const { return std::uint64_t{pages_} * kPageSize; }
+  const RamBlock& block_of(PageNo page) const;
+  HostVirt host_of(PageNo page) const;
+  // The block-wise parts of QEMU's address range, which lies inside one block.
+  PageRange pages_of(HostVirt start, std::uint64_t bytes) const;
+
+  // Reads without allocating holes of a shared file. The range may not cross a block. kGone when QEMU ended.
+  void read(PageRange range, std::span<std::byte> out) const;
+  void write(PageNo page, std::span<const std::byte> data);
+
+ private:
+  std::vector<RamBlock> blocks_;
+  std::vector<Fd> fds_;
+  std::uint32_t pages_ = 0;
+};
+
+}  // namespace mhv::guest
