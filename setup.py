@@ -1,0 +1,46 @@
+"""Packages, and the C++ module nova_mhv._engine, which CMake builds. Everything else is in setup.cfg."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """Builds the target `_engine` of CMakeLists.txt straight to where setuptools wants the module."""
+
+    def build_extension(self, ext):
+        module = pathlib.Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = pathlib.Path(self.build_temp).resolve() / "cmake"
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            "-S", str(ROOT),
+            "-B", str(build),
+            "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+            "-DMHV_TESTS=OFF",
+            "-DMHV_PROGRAMS=OFF",
+            "-DMHV_BINDINGS=ON",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={module.parent}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DPYTHON_EXECUTABLE={sys.executable}",
+        ]  # fmt: skip
+        subprocess.run(configure, check=True)
+        jobs = str(self.parallel or os.cpu_count() or 1)
+        subprocess.run(["cmake", "--build", str(build), "--target", "_engine", "--parallel", jobs], check=True)
+
+
+# The Nova shim is installed as nova.virt.mhv, into the `nova` package that is there: nothing of ours may
+# bring a nova/__init__.py or nova/virt/__init__.py.
+setup(
+    packages=find_packages(include=["nova_mhv", "nova_mhv.*"], exclude=["nova_mhv.shim"]) + ["nova.virt.mhv"],
+    package_dir={"nova.virt.mhv": "nova_mhv/shim"},
+    package_data={"nova_mhv": ["*.pyi", "py.typed"]},
+    ext_modules=[Extension("nova_mhv._engine", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
