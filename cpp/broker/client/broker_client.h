@@ -1,0 +1,60 @@
+// The client's side of mhv-broker: what an unprivileged process asks the privileged one for.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace mhv::protocol {
+class BrokerRequest;
+class BrokerReply;
+}  // namespace mhv::protocol
+
+namespace mhv {
+
+// Connects on the first call, and again when the broker was restarted. Thread-safe: one request at a time.
+// Every call throws Error: the broker's own answer, or kUnavailable when the broker does not answer.
+// `pid` and `start_time` (field 22 of /proc/PID/stat) name one process for ever.
+class BrokerClient {
+ public:
+  // Descriptors of one QEMU; they keep working in a process without privileges, and never name another process.
+  struct GuestFds {
+    Fd pidfd;
+    Fd maps;
+    Fd pagemap;
+    Fd mem;  // read-write
+  };
+  struct Injected {
+    Fd uffd;                     // non-blocking, close-on-exec, belongs to QEMU's memory
+    int number = -1;             // inside QEMU, for a later take_uffd
+    std::uint32_t attempts = 0;  // how often QEMU's main thread had to be stopped
+  };
+
+  explicit BrokerClient(std::string socket_path) : path_(std::move(socket_path)) {}
+
+  Fd uffd_device();  // /dev/userfaultfd; kUnsupported when this kernel has none
+  GuestFds open_guest(int pid, std::uint64_t start_time);
+  // The file behind the shared, writable mapping [start, end) of guest RAM.
+  Fd open_mapping(int pid, std::uint64_t start_time, std::uint64_t start, std::uint64_t end);
+  // `device_fd`: number inside QEMU of a /dev/userfaultfd handed to it (add-fd). Not repeated when the broker dies in the
+  // middle (kUnavailable): the caller may call again, QEMU then keeps one unused descriptor more.
+  Injected inject_uffd(int pid, std::uint64_t start_time, int device_fd);
+  Fd take_uffd(int pid, std::uint64_t start_time, int number);
+  // QEMU's own monitor, a socket directly in <run-dir>/qmp/.
+  Fd connect_monitor(const std::string& path);
+  bool ping() noexcept;
+
+ private:
+  std::vector<Fd> call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat = true);
+  void connect();
+
+  const std::string path_;
+  std::mutex mutex_;
+  Fd socket_;  // guarded by mutex_
+};
+
+}  // namespace mhv
