@@ -1,0 +1,141 @@
+#include "checkpoint/checkpointer.h"
+
+#include <fmt/format.h>
+#include <sys/random.h>
+
+#include <array>
+#include <chrono>
+
+#include "base/error.h"
+#include "checkpoint/disk_points.h"
+#include "checkpoint/pause.h"
+
+namespace mhv::checkpoint {
+namespace {
+
+// More than this is written to the store while the guest runs, instead of being held in memory: 64 MiB.
+constexpr std::uint32_t kStagedPagesMax = 16384;
+// Fewer than this are not worth a copy before the pause.
+constexpr std::uint32_t kCopyBeforePauseMin = 32;
+constexpr int kStreamRoundsMax = 5;
+constexpr std::uint32_t kStreamRunPages = 256;
+
+}  // namespace
+
+std::string disk_snapshot_name(const std::string& checkpoint_id) { return "mhv-" + checkpoint_id; }
+
+std::string new_uuid() {
+  std::array<std::uint8_t, 16> b{};
+  if (::getrandom(b.data(), b.size(), 0) != static_cast<ssize_t>(b.size())) throw_errno("cannot get random bytes");
+  b[6] = static_cast<std::uint8_t>((b[6] & 0x0f) | 0x40);  // RFC 9562, version 4
+  b[8] = static_cast<std::uint8_t>((b[8] & 0x3f) | 0x80);
+  return fmt::format("{:02x}{:02x}{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8],
+                     b[9], fmt::join(b.begin() + 10, b.end(), ""));
+}
+
+Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage)
+    : guest_(guest), store_(store), state_(state), lineage_(lineage), staging_(guest.ram.pages(), 2048) {}
+
+void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const StageFn& progress) {
+  std::vector<std::byte> run(kStreamRunPages * kPageSize);
+  const std::uint64_t total = pages.count();
+  std::uint64_t done = 0;
+  pages.for_each_range(kStreamRunPages, [&](PageRange range) {
+    while (range.count > 0) {
+      const guest::RamBlock& block = guest_.ram.block_of(range.first);
+      const std::uint64_t block_end = block.first.value + block.bytes / kPageSize;
+      const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(range.count, block_end - range.first.value));
+      guest_.ram.read({range.first, count}, {run.data(), std::size_t{count} * kPageSize});
+      for (std::uint32_t i = 0; i < count; ++i) {
+        writer.put(PageNo{range.first.value + i}, std::span<const std::byte, kPageSize>(run.data() + std::size_t{i} * kPageSize, kPageSize));
+      }
+      range = {PageNo{range.first.value + count}, range.count - count};
+      done += count;
+    }
+    progress("copying memory", done, total);
+  });
+}
+
+// What a copy reads while the guest writes it is torn, and comes again: it was protected before it was read.
+void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress) {
+  for (int round = 0; todo.count() > kStagedPagesMax && round < kStreamRoundsMax; ++round) {
+    const std::uint32_t before = todo.count();
+    stream(todo, writer, progress);
+    todo.clear();
+    lineage_.gather(guest_.tracker, &todo);
+    if (todo.count() > before / 2 && round > 0) break;  // it writes as fast as this copies
+  }
+  if (todo.count() < kCopyBeforePauseMin || todo.count() > kStagedPagesMax) return;
+  staging_.copy(guest_.ram, todo);
+  todo.clear();
+}
+
+void Checkpointer::snapshot_disks(store::CheckpointInfo& info) {
+  if (!guest_.snapshot_disks) return;
+  std::vector<guest::DiskNode> nodes;
+  for (const Disk& disk : guest_.disks) {
+    if (disk.read_only) continue;
+    store::DiskInfo about{disk.node.target, disk.node.path, disk.node.format, "", ""};
+    if (disk.can_snapshot()) {
+      about.snapshot = disk_snapshot_name(info.id);
+      nodes.push_back(disk.node);
+    } else {
+      about.note = fmt::format("format {} holds no snapshots", disk.node.format);
+    }
+    info.disks.push_back(std::move(about));
+  }
+  if (!nodes.empty()) guest_.machine.snapshot_disks(nodes, disk_snapshot_name(info.id));
+}
+
+std::vector<std::byte> Checkpointer::stop_and_copy(PageSet& todo, store::CheckpointInfo& info) {
+  Pause pause(guest_.machine, state_);
+  lineage_.gather(guest_.tracker, &todo);
+  staging_.copy(guest_.ram, todo);
+  std::vector<std::byte> device_state = guest_.machine.save_device_state();
+  snapshot_disks(info);
+  info.created_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  try {
+    pause.resume();
+  } catch (...) {
+    drop_disk_snapshots(guest_, info);
+    throw;
+  }
+  info.pause_us = pause.microseconds();
+  return device_state;
+}
+
+store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const StageFn& progress) {
+  store::CheckpointInfo info;
+  info.id = new_uuid();
+  info.parent = request.parent;
+  info.name = request.name;
+  info.automatic = request.automatic;
+  info.epoch = request.epoch;
+  info.machine = guest_.machine_name;
+  info.domain_xml = guest_.domain_xml;
+  info.blocks = guest_.blocks();
+
+  store::Writer writer = store_.begin(request.parent);
+  // Only the difference to the base is known; against another parent every page has to be looked at.
+  if (lineage_.base() != request.parent) lineage_.lose();
+  staging_.clear();
+  PageSet todo = lineage_.begin(guest_.tracker);
+  copy_while_running(todo, writer, progress);
+  const std::vector<std::byte> device_state = stop_and_copy(todo, info);
+  try {
+    std::uint64_t done = 0;
+    for (const PageNo page : staging_.pages()) {
+      writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
+      if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
+    }
+    writer.put_device_state(device_state);
+    info = writer.commit(std::move(info));
+  } catch (...) {
+    drop_disk_snapshots(guest_, info);
+    throw;
+  }
+  lineage_.saved(info.id);
+  return info;
+}
+
+}  // namespace mhv::checkpoint

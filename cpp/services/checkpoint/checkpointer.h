@@ -1,0 +1,51 @@
+// Takes a checkpoint of a running guest: one consistent point of RAM, vCPUs, devices and disks.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "checkpoint/lineage.h"
+#include "checkpoint/live_guest.h"
+#include "checkpoint/run_state.h"
+#include "checkpoint/staging.h"
+#include "store/store.h"
+
+namespace mhv::checkpoint {
+
+// (stage, done, total); total 0: unknown.
+using StageFn = std::function<void(const char*, std::uint64_t, std::uint64_t)>;
+
+struct CreateRequest {
+  std::string name;
+  std::string parent;  // "": a root
+  bool automatic = false;
+  std::uint64_t epoch = 0;
+};
+
+// The name that a checkpoint's disk snapshots carry.
+std::string disk_snapshot_name(const std::string& checkpoint_id);
+std::string new_uuid();
+
+// One thread at a time. Everything given to the constructor outlives it.
+class Checkpointer {
+ public:
+  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage);
+
+  // The guest is stopped only for what was written during the copy before, the device state and the disks' snapshots.
+  // Throws kNoSpace (nothing is lost, the next attempt holds these pages too), kGone, kCorrupt, kUnavailable.
+  store::CheckpointInfo create(const CreateRequest& request, const StageFn& progress);
+
+ private:
+  void stream(const PageSet& pages, store::Writer& writer, const StageFn& progress);
+  void copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress);
+  std::vector<std::byte> stop_and_copy(PageSet& todo, store::CheckpointInfo& info);
+  void snapshot_disks(store::CheckpointInfo& info);
+
+  LiveGuest& guest_;
+  store::Store& store_;
+  RunState& state_;
+  Lineage& lineage_;
+  Staging staging_;
+};
+
+}  // namespace mhv::checkpoint

@@ -1,0 +1,19 @@
+// A checkpoint as a libvirt save image, which plain `virsh restore` takes.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "checkpoint/checkpointer.h"
+#include "store/store.h"
+
+namespace mhv::checkpoint {
+
+// The domain XML without what only nova-mhv put into it: its monitor on QEMU's command line.
+std::string without_own_monitor(std::string_view domain_xml);
+
+// Writes the image to `fd` from its start; returns its length in bytes. The disks are not in it: they have snapshots
+// of their own. Throws kNotFound, kCorrupt, kNoSpace.
+std::uint64_t export_save_image(const store::Store& store, const std::string& id, int fd, const StageFn& progress);
+
+}  // namespace mhv::checkpoint

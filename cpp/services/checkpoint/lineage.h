@@ -1,0 +1,68 @@
+// What the engine may assume about the pages of a running guest.
+//
+// INVARIANT: while base() is set, a page that is neither in unsaved() nor reported by the next Tracker::collect()
+// equals checkpoint base(). Every collect() goes through gather(), so that a page which the tracker has reported stays
+// in unsaved() until a checkpoint that holds it is durable. When the invariant cannot be proved, base() is not set and
+// everything is read again.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "checkpoint/page_set.h"
+#include "checkpoint/run_state.h"
+#include "guest/tracker.h"
+
+namespace mhv::checkpoint {
+
+// One thread at a time; `state` outlives it.
+class Lineage {
+ public:
+  // Believes what the run state says about a tracker that was taken over; a fresh one knows nothing.
+  Lineage(std::uint32_t pages, RunState& state, bool fresh_tracker) : state_(state), unsaved_(pages) {
+    if (!fresh_tracker && !state.base().empty()) base_ = state.base();
+  }
+
+  const std::optional<std::string>& base() const { return base_; }
+  const PageSet& unsaved() const { return unsaved_; }
+
+  // From here on the kernel's written bits alone do not tell the difference to the base: a death loses the rest.
+  // Returns the pages that may differ from the base; with no base, protects everything and returns all.
+  PageSet begin(guest::Tracker& tracker) {
+    state_.forget_base();
+    if (base_) {
+      gather(tracker, nullptr);
+    } else {
+      tracker.reset();
+      unsaved_.add_all();
+    }
+    return unsaved_;
+  }
+
+  // Adds what was written since the last call, to unsaved() and to `also`.
+  void gather(guest::Tracker& tracker, PageSet* also) {
+    const std::vector<PageRange> written = tracker.collect();
+    unsaved_.add(written);
+    if (also != nullptr) also->add(written);
+  }
+
+  // Nothing is known until the next saved().
+  void lose() {
+    state_.forget_base();
+    base_.reset();
+  }
+
+  // Checkpoint `id` is durable, and all that gather() returned so far is in it.
+  void saved(const std::string& id) {
+    unsaved_.clear();
+    base_ = id;
+    state_.set_base(id);
+  }
+
+ private:
+  RunState& state_;
+  std::optional<std::string> base_;
+  PageSet unsaved_;
+};
+
+}  // namespace mhv::checkpoint

@@ -1,0 +1,46 @@
+// One running QEMU, as the checkpoint service uses it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "guest/machine.h"
+#include "guest/qmp.h"
+#include "guest/ram.h"
+#include "guest/tracker.h"
+#include "store/store.h"
+
+namespace mhv::checkpoint {
+
+struct Disk {
+  guest::DiskNode node;
+  bool read_only = false;
+  // Only qcow2 holds snapshots of its own; read-only disks need none.
+  bool can_snapshot() const { return !read_only && node.format == "qcow2"; }
+};
+
+// Members are destroyed from the last to the first: the tracker and the machine use what stands above them.
+// One thread at a time.
+struct LiveGuest {
+  LiveGuest(guest::Ram ram_, guest::Qmp qmp_, Fd uffd, Fd pagemap, bool fresh, bool kvm)
+      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {}
+
+  guest::Ram ram;
+  guest::Qmp qmp;
+  guest::Machine machine;
+  guest::Tracker tracker;
+  std::vector<Disk> disks;
+  bool snapshot_disks = true;  // false: the policy is "none"
+  std::string machine_name;    // canonical type
+  std::string domain_xml;
+
+  std::vector<store::BlockInfo> blocks() const {
+    std::vector<store::BlockInfo> out;
+    for (const guest::RamBlock& block : ram.blocks()) out.push_back({block.name, block.bytes, block.read_only});
+    return out;
+  }
+};
+
+}  // namespace mhv::checkpoint

@@ -1,0 +1,161 @@
+#include "checkpoint/rollback.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "checkpoint/pause.h"
+
+namespace mhv::checkpoint {
+namespace {
+
+constexpr std::uint32_t kFetchedPagesMax = 32768;  // 128 MiB held in memory; the rest is read inside the pause
+constexpr std::uint32_t kRunPages = 256;
+
+}  // namespace
+
+Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage)
+    : guest_(guest), store_(store), state_(state), lineage_(lineage), staging_(guest.ram.pages(), 0) {}
+
+void Rollback::check_fits(const store::CheckpointInfo& info) const {
+  if (info.machine != guest_.machine_name) {
+    throw Error(Code::kInvalid, fmt::format("checkpoint {} was taken on machine type {}, the guest now has {}", info.id, info.machine, guest_.machine_name),
+                "start the guest with the machine type of the checkpoint, or export the checkpoint and use virsh restore");
+  }
+  if (info.blocks != guest_.blocks()) {
+    throw Error(Code::kInvalid, fmt::format("checkpoint {} was taken with another memory layout than the guest has now", info.id),
+                "resize the guest back (memory, video and firmware as at the checkpoint), or export the checkpoint and use virsh restore");
+  }
+}
+
+std::vector<guest::DiskNode> Rollback::disks_of(const store::CheckpointInfo& info) const {
+  std::vector<guest::DiskNode> nodes;
+  for (const store::DiskInfo& disk : info.disks) {
+    if (disk.snapshot.empty()) continue;
+    const auto live = std::find_if(guest_.disks.begin(), guest_.disks.end(), [&](const Disk& d) { return d.node.target == disk.target; });
+    if (live == guest_.disks.end() || !live->can_snapshot()) {
+      throw Error(Code::kInvalid, fmt::format("checkpoint {} has a point of disk {}, which the guest no longer has", info.id, disk.target),
+                  "attach the disk again as " + disk.target + ", or export the checkpoint");
+    }
+    nodes.push_back(live->node);
+  }
+  return nodes;
+}
+
+// With no base: protect everything first, then compare while the guest runs; what it writes meanwhile is gathered later.
+void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
+  std::vector<std::byte> run(kRunPages * kPageSize);
+  for (const guest::RamBlock& block : guest_.ram.blocks()) {
+    const auto pages = static_cast<std::uint32_t>(block.bytes / kPageSize);
+    for (std::uint32_t at = 0; at < pages; at += kRunPages) {
+      const std::uint32_t count = std::min(kRunPages, pages - at);
+      const PageNo first{block.first.value + at};
+      guest_.ram.read({first, count}, {run.data(), std::size_t{count} * kPageSize});
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const std::span<const std::byte, kPageSize> page(run.data() + std::size_t{i} * kPageSize, kPageSize);
+        if (store::key_of(page) != target_[first.value + i]) out.add(PageNo{first.value + i});
+      }
+      progress("comparing memory", first.value + count, guest_.ram.pages());
+    }
+  }
+}
+
+PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
+  const bool known = lineage_.base().has_value();
+  PageSet out = lineage_.begin(guest_.tracker);
+  if (known) {
+    for (const store::PageEntry& entry : store_.difference(*lineage_.base(), id)) out.add(entry.page);
+    return out;
+  }
+  out.clear();
+  compare_everything(out, progress);
+  return out;
+}
+
+void Rollback::fetch(const PageSet& pages) {
+  staging_.clear();
+  std::uint32_t left = kFetchedPagesMax;
+  pages.for_each_range(1, [&](PageRange range) {
+    if (left == 0 || target_[range.first.value].is_zero_page()) return;
+    --left;
+    store_.read(target_[range.first.value], staging_.add(range.first));
+  });
+}
+
+std::uint64_t Rollback::put_back(const PageSet& pages) {
+  std::vector<std::byte> run(kRunPages * kPageSize);
+  std::uint64_t written = 0;
+  pages.for_each_range(kRunPages, [&](PageRange range) {
+    while (range.count > 0) {
+      const guest::RamBlock& block = guest_.ram.block_of(range.first);
+      const std::uint64_t block_end = block.first.value + block.bytes / kPageSize;
+      const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(range.count, block_end - range.first.value));
+      for (std::uint32_t i = 0; i < count; ++i) {
+        const PageNo page{range.first.value + i};
+        const std::span<std::byte, kPageSize> out(run.data() + std::size_t{i} * kPageSize, kPageSize);
+        if (target_[page.value].is_zero_page()) {
+          std::fill(out.begin(), out.end(), std::byte{0});
+        } else if (const std::byte* staged = staging_.find(page); staged != nullptr) {
+          std::copy_n(staged, kPageSize, out.begin());
+        } else {
+          store_.read(target_[page.value], out);
+        }
+      }
+      guest_.ram.write(range.first, {run.data(), std::size_t{count} * kPageSize});
+      written += count;
+      range = {PageNo{range.first.value + count}, range.count - count};
+    }
+  });
+  return written;
+}
+
+std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
+  PageSet differing(guest_.ram.pages());
+  std::array<std::byte, kPageSize> content;
+  pages.for_each_range(1, [&](PageRange range) {
+    guest_.ram.read(range, content);
+    if (store::key_of(content) != target_[range.first.value]) differing.add(range.first);
+  });
+  return put_back(differing);
+}
+
+RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& progress) {
+  const store::CheckpointInfo info = store_.get(id);
+  check_fits(info);
+  const std::vector<guest::DiskNode> disks = disks_of(info);
+  const std::vector<std::byte> device_state = store_.device_state(id);
+  target_ = store_.resolve(id);
+
+  PageSet pages = suspects(id, progress);
+  progress("reading the checkpoint", 0, pages.count());
+  fetch(pages);
+
+  RollbackResult result;
+  {
+    Pause pause(guest_.machine, state_);
+    lineage_.gather(guest_.tracker, &pages);
+    state_.begin_restore(id);
+    try {
+      result.pages_written = put_back(pages);
+      guest_.machine.load_device_state(device_state, info.machine, disk_snapshot_name(id), disks);
+      PageSet touched(guest_.ram.pages());
+      lineage_.gather(guest_.tracker, &touched);
+      result.pages_written += put_back_what_differs(touched);
+    } catch (...) {
+      lineage_.lose();
+      pause.keep_stopped();
+      throw;
+    }
+    lineage_.saved(id);
+    state_.set_phase(pause.stopped() ? RunState::Phase::kStopped : RunState::Phase::kRunning);
+    pause.resume();
+    result.pause_us = pause.microseconds();
+  }
+  if (resume && !guest_.machine.running()) guest_.machine.resume();
+  return result;
+}
+
+}  // namespace mhv::checkpoint

@@ -1,0 +1,47 @@
+// Puts a running guest back to a checkpoint, in place: same process, same taps, same identity.
+//
+// INVARIANT: from the first page put back until RAM, disks and devices are all at the checkpoint, the run state says
+// `restoring` and the guest does not run. Every step may be done again, so whoever finds `restoring` does the whole
+// restore again. (Method: RAM first, for virtio reads its rings while it loads; then QMP snapshot-load, which reverts
+// the disks and loads the device state; then whatever the load itself wrote is compared once more.)
+#pragma once
+
+#include <string>
+
+#include "checkpoint/checkpointer.h"
+
+namespace mhv::checkpoint {
+
+struct RollbackResult {
+  std::uint64_t pages_written = 0;
+  std::uint64_t pause_us = 0;
+};
+
+// One thread at a time. Everything given to the constructor outlives it.
+class Rollback {
+ public:
+  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage);
+
+  // `resume`: the guest runs afterwards even if it did not before. Throws kNotFound, kInvalid (another machine type, RAM
+  // layout or set of disks), kCorrupt; before `restoring` the guest then runs on untouched, after it the guest stays
+  // stopped and the restore has to be tried again.
+  RollbackResult run(const std::string& id, bool resume, const StageFn& progress);
+
+ private:
+  void check_fits(const store::CheckpointInfo& info) const;
+  std::vector<guest::DiskNode> disks_of(const store::CheckpointInfo& info) const;
+  PageSet suspects(const std::string& id, const StageFn& progress);
+  void compare_everything(PageSet& out, const StageFn& progress);
+  void fetch(const PageSet& pages);
+  std::uint64_t put_back(const PageSet& pages);
+  std::uint64_t put_back_what_differs(const PageSet& pages);
+
+  LiveGuest& guest_;
+  store::Store& store_;
+  RunState& state_;
+  Lineage& lineage_;
+  store::PageTable target_;
+  Staging staging_;  // contents read from the store before the pause
+};
+
+}  // namespace mhv::checkpoint

@@ -1,0 +1,50 @@
+#include "worker/control.h"
+
+#include <spdlog/spdlog.h>
+
+#include "base/frame.h"
+
+namespace mhv::worker {
+
+std::optional<Command> Control::receive() {
+  std::optional<Frame> frame = receive_frame(socket_.get());
+  if (!frame) return std::nullopt;
+  Command command;
+  if (!command.message.ParseFromString(frame->payload)) throw Error(Code::kInvalid, "mhvd sent something that is no command");
+  command.fds = std::move(frame->fds);
+  return command;
+}
+
+void Control::send(const protocol::WorkerReport& report) noexcept {
+  try {
+    const std::lock_guard lock(sending_);
+    send_frame(socket_.get(), report.SerializeAsString());
+  } catch (const std::exception& error) {
+    spdlog::debug("mhvd does not listen: {}", error.what());
+  }
+}
+
+void Control::reply(std::uint64_t request, protocol::Reply reply) noexcept {
+  protocol::WorkerReport report;
+  reply.set_id(request);
+  *report.mutable_reply() = std::move(reply);
+  send(report);
+}
+
+void Control::fail(std::uint64_t request, const Error& error) noexcept {
+  protocol::Reply reply_message;
+  reply_message.mutable_error()->set_code(static_cast<std::uint32_t>(error.code()));
+  reply_message.mutable_error()->set_message(error.what());
+  reply_message.mutable_error()->set_hint(error.hint());
+  reply(request, std::move(reply_message));
+}
+
+void Control::progress(std::uint64_t request, const char* stage, std::uint64_t done, std::uint64_t total) noexcept {
+  protocol::Reply reply_message;
+  reply_message.mutable_progress()->set_stage(stage);
+  reply_message.mutable_progress()->set_done(done);
+  reply_message.mutable_progress()->set_total(total);
+  reply(request, std::move(reply_message));
+}
+
+}  // namespace mhv::worker

@@ -1,0 +1,36 @@
+// The worker's end of its socket to mhvd.
+#pragma once
+
+#include <mutex>
+#include <optional>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "mhv.pb.h"
+
+namespace mhv::worker {
+
+struct Command {
+  protocol::WorkerCommand message;
+  std::vector<Fd> fds;
+};
+
+// receive() from one thread; the senders from any.
+class Control {
+ public:
+  explicit Control(Fd socket) : socket_(std::move(socket)) {}
+
+  // nullopt: mhvd is gone.
+  std::optional<Command> receive();
+  // What mhvd no longer reads is dropped: a worker without mhvd ends by itself.
+  void send(const protocol::WorkerReport& report) noexcept;
+  void reply(std::uint64_t request, protocol::Reply reply) noexcept;
+  void fail(std::uint64_t request, const Error& error) noexcept;
+  void progress(std::uint64_t request, const char* stage, std::uint64_t done, std::uint64_t total) noexcept;
+
+ private:
+  Fd socket_;
+  std::mutex sending_;
+};
+
+}  // namespace mhv::worker

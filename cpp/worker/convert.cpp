@@ -1,0 +1,73 @@
+#include "worker/convert.h"
+
+#include "base/error.h"
+
+namespace mhv::worker {
+
+protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::string& guest, const std::string& current) {
+  protocol::Checkpoint out;
+  out.set_id(info.id);
+  out.set_parent(info.parent);
+  out.set_name(info.name);
+  out.set_guest(guest);
+  out.set_created_ns(info.created_ns);
+  out.set_automatic(info.automatic);
+  out.set_state("available");
+  out.set_epoch(info.epoch);
+  std::uint64_t ram_bytes = 0;
+  for (const store::BlockInfo& block : info.blocks) ram_bytes += block.bytes;
+  out.set_ram_bytes(ram_bytes);
+  out.set_ram_stored_bytes(info.bytes_stored);
+  out.set_pages(info.pages);
+  out.set_pages_stored(info.pages_stored);
+  out.set_pause_us(info.pause_us);
+  out.set_device_state_bytes(info.device_state_bytes);
+  for (const store::DiskInfo& disk : info.disks) {
+    protocol::DiskPoint& point = *out.add_disks();
+    point.set_target(disk.target);
+    point.set_path(disk.path);
+    point.set_format(disk.format);
+    point.set_snapshot(disk.snapshot);
+    point.set_note(disk.note);
+  }
+  out.set_current(info.id == current);
+  return out;
+}
+
+namespace {
+
+Fd take(std::vector<Fd>& fds, std::uint32_t position) {
+  if (position >= fds.size() || !fds[position]) throw Error(Code::kInvalid, "mhvd named a descriptor that it did not send");
+  return std::move(fds[position]);
+}
+
+}  // namespace
+
+std::unique_ptr<checkpoint::LiveGuest> to_live_guest(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
+  guest::Qmp qmp(take(fds, up.qmp_fd()), true, up.qmp_pending());
+  Fd uffd = take(fds, up.uffd_fd());
+  Fd pagemap = take(fds, up.pagemap_fd());
+  std::vector<guest::RamBlock> blocks;
+  for (const protocol::GuestBlock& block : up.blocks()) {
+    if (block.fd() >= fds.size() || !fds[block.fd()]) throw Error(Code::kInvalid, "mhvd named no memory for block " + block.name());
+    guest::RamBlock out;
+    out.name = block.name();
+    out.host = HostVirt{block.host_virt()};
+    out.bytes = block.bytes();
+    out.read_only = block.read_only();
+    out.shared = block.shared();
+    out.fd_offset = block.fd_offset();
+    out.fd = fds[block.fd()].get();
+    blocks.push_back(std::move(out));
+  }
+  auto live = std::make_unique<checkpoint::LiveGuest>(guest::Ram(std::move(blocks), std::move(fds)), std::move(qmp), std::move(uffd),
+                                                      std::move(pagemap), up.uffd_is_new(), up.kvm());
+  live->machine_name = up.machine();
+  live->domain_xml = up.domain_xml();
+  for (const protocol::Disk& disk : up.disks()) {
+    live->disks.push_back({{disk.target(), disk.node(), disk.path(), disk.format()}, disk.read_only()});
+  }
+  return live;
+}
+
+}  // namespace mhv::worker

@@ -1,0 +1,15 @@
+// Between the store's and the protocol's words for the same things.
+#pragma once
+
+#include "checkpoint/live_guest.h"
+#include "mhv.pb.h"
+#include "store/store.h"
+
+namespace mhv::worker {
+
+protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::string& guest, const std::string& current);
+
+// Takes the descriptors out of `fds`. Throws kInvalid for positions that are not there or taken twice.
+std::unique_ptr<checkpoint::LiveGuest> to_live_guest(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);
+
+}  // namespace mhv::worker

@@ -1,0 +1,42 @@
+// mhv-worker: started by mhvd, one for each guest. Descriptor 3 is the socket to mhvd; the first frame is WorkerStart.
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <cstring>
+#include <iostream>
+
+#include "worker/control.h"
+#include "worker/sandbox.h"
+#include "worker/worker.h"
+
+namespace {
+
+constexpr int kControlFd = 3;
+
+int run() {
+  mhv::worker::Control control(mhv::Fd::own(kControlFd));
+  std::optional<mhv::worker::Command> first = control.receive();
+  if (!first) return 0;
+  if (!first->message.has_start() || first->fds.size() != 1) throw mhv::Error(mhv::Code::kInvalid, "the first command is not a start with one descriptor");
+  const mhv::protocol::WorkerStart& start = first->message.start();
+  mhv::worker::enter_sandbox(start.store_path());
+  mhv::worker::Worker worker(control, start, first->fds[0]);
+  return worker.serve();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) {
+    std::cout << "mhv-worker is started by mhvd, with its socket as descriptor 3; it takes no arguments.\n";
+    return std::strcmp(argv[1], "--help") == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("mhv-worker"));
+  spdlog::flush_on(spdlog::level::info);
+  try {
+    return run();
+  } catch (const std::exception& error) {
+    spdlog::error("{}", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,439 @@
+#include "worker/worker.h"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <thread>
+
+#include "worker/convert.h"
+
+namespace mhv::worker {
+namespace {
+
+constexpr std::uint32_t kListMax = 1000;
+constexpr auto kProgressEvery = std::chrono::milliseconds(100);
+
+std::unique_ptr<store::Store> open_store(const std::string& folder) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  for (;;) {
+    try {
+      return store::Store::open(folder);
+    } catch (const Error& error) {
+      if (error.code() != Code::kBusy || std::chrono::steady_clock::now() > deadline) throw;
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the former worker is finishing
+    }
+  }
+}
+
+}  // namespace
+
+Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& run_state)
+    : control_(control), guest_(start.guest()), name_(start.name()), options_(start.options()), state_(run_state), store_(open_store(start.store_path())) {
+  report("stopped");
+}
+
+int Worker::serve() {
+  std::thread engine([this] { run(); });
+  try {
+    while (std::optional<Command> command = control_.receive()) dispatch(std::move(*command));
+  } catch (const Error& error) {
+    spdlog::error("guest {} ({}): {}", name_, guest_, error.what());
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  changed_.notify_one();
+  engine.join();
+  return failed_ ? 1 : 0;
+}
+
+// ---------------------------------------------------------------- control thread
+
+void Worker::dispatch(Command command) {
+  using Kind = protocol::WorkerCommand;
+  switch (command.message.body_case()) {
+    case Kind::kGuestUp:
+      enqueue([this, up = command.message.guest_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] { guest_up(up, std::move(*fds)); });
+      break;
+    case Kind::kGuestDown: enqueue([this, reason = command.message.guest_down().reason()] { guest_down(reason); }); break;
+    case Kind::kOptions:
+      enqueue([this, options = command.message.options().options()] {
+        options_ = options;
+        if (live_) live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
+        next_automatic_ = options_.checkpoint_interval_s() > 0 ? Clock::now() : Clock::time_point::max();
+      });
+      break;
+    case Kind::kRequest: dispatch(command.message.request(), std::move(command.fds)); break;
+    default: spdlog::warn("guest {} ({}): mhvd sent a command that this worker does not know", name_, guest_);
+  }
+}
+
+void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
+  using Kind = protocol::Request;
+  switch (request.body_case()) {
+    case Kind::kCheckpointList: list(request); break;
+    case Kind::kCheckpointShow: show(request); break;
+    case Kind::kCheckpointCreate: enqueue(request, [this, request] { return create(request); }); break;
+    case Kind::kCheckpointRestore: enqueue(request, [this, request] { return restore(request); }); break;
+    case Kind::kCheckpointVerify: enqueue(request, [this, request] { return verify(request); }); break;
+    case Kind::kCheckpointDelete:
+      enqueue(request, [this, id = request.checkpoint_delete().id()] {
+        remove(id);
+        protocol::Reply reply;
+        reply.mutable_done();
+        return reply;
+      });
+      break;
+    case Kind::kCheckpointExport:
+      if (fds.size() != 1) {
+        control_.fail(request.id(), Error(Code::kInvalid, "an export needs one open file beside it"));
+        break;
+      }
+      enqueue(request, [this, request, file = std::make_shared<Fd>(std::move(fds[0]))] { return export_to(request, *file); });
+      break;
+    case Kind::kHold:
+      enqueue(request, [this, hold = request.hold()] {
+        const auto timeout = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::clamp(hold.timeout_s(), 0.0, 86400.0)));
+        held_ = Holding{hold.reason(), Clock::now() + timeout};
+        if (live_) report("held", "held for " + hold.reason());
+        protocol::Reply reply;
+        reply.mutable_done();
+        return reply;
+      });
+      break;
+    case Kind::kRelease:
+      enqueue(request, [this] {
+        held_.reset();
+        if (live_) report("attached");
+        protocol::Reply reply;
+        reply.mutable_done();
+        return reply;
+      });
+      break;
+    case Kind::kDetach: enqueue(request, [this] { return detach(false); }); break;
+    case Kind::kForget: enqueue(request, [this] { return detach(true); }); break;
+    default: control_.fail(request.id(), Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
+  }
+}
+
+void Worker::list(const protocol::Request& request) {
+  const protocol::CheckpointList& asked = request.checkpoint_list();
+  const std::uint32_t limit = asked.limit() == 0 ? kListMax : std::min(asked.limit(), kListMax);
+  const std::string current = state_.current();
+  protocol::Reply reply;
+  protocol::CheckpointListReply& out = *reply.mutable_checkpoint_list();
+  bool after_marker = asked.marker().empty();
+  for (const store::CheckpointInfo& info : store_->list()) {
+    if (after_marker) {
+      if (static_cast<std::uint32_t>(out.checkpoints_size()) == limit) {
+        out.set_more(true);
+        break;
+      }
+      *out.add_checkpoints() = to_protocol(info, guest_, current);
+    } else if (info.id == asked.marker()) {
+      after_marker = true;
+    }
+  }
+  if (!after_marker) {
+    control_.fail(request.id(), Error(Code::kNotFound, "no checkpoint " + asked.marker() + " to list after"));
+    return;
+  }
+  control_.reply(request.id(), std::move(reply));
+}
+
+void Worker::show(const protocol::Request& request) {
+  try {
+    protocol::Reply reply;
+    *reply.mutable_checkpoint()->mutable_checkpoint() = to_protocol(store_->get(request.checkpoint_show().id()), guest_, state_.current());
+    control_.reply(request.id(), std::move(reply));
+  } catch (const Error& error) {
+    control_.fail(request.id(), error);
+  }
+}
+
+void Worker::enqueue(Task task) {
+  {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  changed_.notify_one();
+}
+
+void Worker::enqueue(const protocol::Request& request, std::function<protocol::Reply()> work) {
+  enqueue([this, id = request.id(), work = std::move(work)] {
+    try {
+      control_.reply(id, work());
+    } catch (const Error& error) {
+      spdlog::warn("guest {} ({}): {}", name_, guest_, error.what());
+      control_.fail(id, error);
+      if (error.code() == Code::kGone || error.code() == Code::kUnavailable) give_up(error);
+    }
+  });
+}
+
+// ---------------------------------------------------------------- engine thread
+
+std::optional<Worker::Task> Worker::next_task() {
+  std::unique_lock lock(mutex_);
+  const auto ready = [this] { return closing_ || !tasks_.empty(); };
+  if (next_automatic_ == Clock::time_point::max()) {
+    changed_.wait(lock, ready);
+  } else {
+    changed_.wait_until(lock, next_automatic_, ready);
+  }
+  if (!tasks_.empty()) {
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    return task;
+  }
+  if (closing_) return std::nullopt;
+  return [this] { take_automatic_checkpoint(); };
+}
+
+void Worker::run() {
+  while (std::optional<Task> task = next_task()) {
+    try {
+      (*task)();
+    } catch (const Error& error) {
+      give_up(error);
+    } catch (const std::exception& error) {
+      give_up(Error(Code::kInternal, error.what()));
+    }
+  }
+}
+
+void Worker::give_up(const Error& error) {
+  spdlog::error("guest {} ({}), epoch {}: {}; a new worker takes over", name_, guest_, epoch_, error.what());
+  report("failed", error.what());
+  // Not exit(): the threads still stand where they are. What a death leaves behind is recovered by the next worker.
+  std::_Exit(1);
+}
+
+void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
+  guest_down("");
+  report("attaching");
+  state_.bind(up.qemu_pid(), up.qemu_start_time());
+  try {
+    live_ = to_live_guest(up, std::move(fds));
+    live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
+    lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
+    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_);
+    finish_interrupted_work();
+    if (const std::size_t dropped = checkpoint::drop_orphan_snapshots(*live_, *store_); dropped > 0) {
+      spdlog::info("guest {} ({}): {} disk snapshots of unfinished or deleted checkpoints dropped", name_, guest_, dropped);
+    }
+  } catch (const Error& error) {
+    if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
+      spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
+      guest_down("");
+      report("failed", fmt::format("{}{}{}", error.what(), error.hint().empty() ? "" : "; ", error.hint()));
+      return;
+    }
+    throw;
+  }
+  epoch_ = store_->list().empty() ? 0 : store_->list().back().epoch;
+  if (options_.checkpoint_interval_s() > 0) next_automatic_ = Clock::now();
+  spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20, live_->ram.blocks().size(),
+               up.qemu_pid(), lineage_->base().value_or("unknown"));
+  report("attached");
+}
+
+void Worker::guest_down(const std::string& reason) {
+  checkpointer_.reset();
+  lineage_.reset();
+  live_.reset();
+  held_.reset();
+  next_automatic_ = Clock::time_point::max();
+  if (!reason.empty()) {
+    spdlog::info("guest {} ({}): {}", name_, guest_, reason);
+    report("stopped", reason);
+  }
+}
+
+void Worker::finish_interrupted_work() {
+  using Phase = checkpoint::RunState::Phase;
+  if (state_.phase() == Phase::kStopped) {
+    spdlog::warn("guest {} ({}): a former worker left the guest stopped; resuming it", name_, guest_);
+    live_->machine.resume();
+    state_.set_phase(Phase::kRunning);
+  } else if (state_.phase() == Phase::kRestoring) {
+    const std::string id = state_.target();
+    spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
+    checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, true, [](const char*, std::uint64_t, std::uint64_t) {});
+  }
+}
+
+checkpoint::LiveGuest& Worker::live(const char* for_what) {
+  if (!live_) {
+    throw Error(Code::kInvalid, fmt::format("guest {} is not attached: it cannot be {}", name_, for_what), "start the guest, and see: mhvctl status " + name_);
+  }
+  return *live_;
+}
+
+void Worker::refuse_while_held() const {
+  if (held_ && Clock::now() < held_->until) {
+    throw Error(Code::kBusy, fmt::format("guest {} is held for {}", name_, held_->reason), "try again when that is over, or: mhvctl release " + name_);
+  }
+}
+
+std::string Worker::parent() const {
+  const std::vector<store::CheckpointInfo> all = store_->list();
+  const std::string current = lineage_->base().value_or(state_.current());
+  const store::CheckpointInfo* found = nullptr;
+  for (const store::CheckpointInfo& info : all) {
+    if (info.id == current) return info.blocks == live_->blocks() ? current : "";
+    if (info.blocks == live_->blocks()) found = &info;
+  }
+  return found == nullptr ? "" : found->id;
+}
+
+store::CheckpointInfo Worker::create(const std::string& name, bool automatic, const checkpoint::StageFn& progress) {
+  live("checkpointed");
+  refuse_while_held();
+  if (state_.phase() == checkpoint::RunState::Phase::kRestoring) {
+    throw Error(Code::kBusy, "a restore of " + state_.target() + " did not finish; the guest is stopped between two moments",
+                "restore a checkpoint again, or restart the guest");
+  }
+  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_}, progress);
+  spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
+              "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch, info.id, info.pages,
+              info.pages_stored, info.bytes_stored >> 10, info.pause_us);
+  report("attached");
+  return info;
+}
+
+void Worker::take_automatic_checkpoint() {
+  const auto interval = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.checkpoint_interval_s()));
+  next_automatic_ = Clock::now() + interval;
+  if (!live_ || (held_ && Clock::now() < held_->until) || state_.phase() != checkpoint::RunState::Phase::kRunning) return;
+  if (!live_->machine.running()) return;
+  try {
+    create("", true, [](const char*, std::uint64_t, std::uint64_t) {});
+    thin_out();
+  } catch (const Error& error) {
+    if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
+    spdlog::error("guest {} ({}), epoch {}: no checkpoint: {}", name_, guest_, epoch_, error.what());
+    report("attached", fmt::format("the last automatic checkpoint failed: {}", error.what()));
+    next_automatic_ = Clock::now() + std::max<Clock::duration>(interval, std::chrono::seconds(1));
+  }
+}
+
+void Worker::thin_out() {
+  const std::uint32_t keep = options_.checkpoint_keep() == 0 ? 10 : options_.checkpoint_keep();
+  std::vector<std::string> automatic;
+  for (const store::CheckpointInfo& info : store_->list()) {
+    if (info.automatic) automatic.push_back(info.id);
+  }
+  for (std::size_t i = 0; i + keep < automatic.size(); ++i) remove(automatic[i]);
+}
+
+void Worker::remove(const std::string& id) {
+  const store::CheckpointInfo info = store_->get(id);
+  // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
+  if (lineage_ && lineage_->base() == id) lineage_->lose();
+  store_->remove(id);
+  if (live_) checkpoint::drop_disk_snapshots(*live_, info);
+  spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_, id);
+  report(state_name_);
+}
+
+protocol::Reply Worker::create(const protocol::Request& request) {
+  const std::string& name = request.checkpoint_create().name();
+  if (name.size() > 255) throw Error(Code::kInvalid, "a checkpoint's name has at most 255 bytes");
+  protocol::Reply reply;
+  const store::CheckpointInfo info = create(name, false, progress_of(request.id()));
+  *reply.mutable_checkpoint()->mutable_checkpoint() = to_protocol(info, guest_, info.id);
+  return reply;
+}
+
+protocol::Reply Worker::restore(const protocol::Request& request) {
+  const std::string& id = request.checkpoint_restore().id();
+  live("restored in place");
+  refuse_while_held();
+  const store::CheckpointInfo info = store_->get(id);
+  report("restoring", "restoring checkpoint " + id);
+  const bool unfinished = state_.phase() == checkpoint::RunState::Phase::kRestoring;
+  checkpoint::RollbackResult result;
+  try {
+    result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, unfinished, progress_of(request.id()));
+  } catch (const Error& error) {
+    const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
+    report(stopped ? "failed" : "attached", stopped ? fmt::format("the guest is stopped half-way to checkpoint {}: {}; restore again, or restart it", id, error.what())
+                                                    : fmt::format("the last restore failed: {}", error.what()));
+    throw;
+  }
+  spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written, result.pause_us);
+  report("attached");
+  protocol::Reply reply;
+  protocol::RestoreReply& out = *reply.mutable_restore();
+  *out.mutable_checkpoint() = to_protocol(info, guest_, id);
+  out.set_pages_written(result.pages_written);
+  out.set_pause_us(result.pause_us);
+  out.set_in_place(true);
+  return reply;
+}
+
+protocol::Reply Worker::verify(const protocol::Request& request) {
+  const checkpoint::StageFn progress = progress_of(request.id());
+  const store::VerifyResult result =
+      store_->verify([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
+  protocol::Reply reply;
+  protocol::VerifyReport& out = *reply.mutable_verify();
+  out.set_checkpoints(result.checkpoints);
+  out.set_records(result.records);
+  out.set_bytes(result.bytes);
+  for (const std::string& problem : result.problems) out.add_problems(problem);
+  return reply;
+}
+
+protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& file) {
+  protocol::Reply reply;
+  reply.mutable_export_done()->set_bytes(
+      checkpoint::export_save_image(*store_, request.checkpoint_export().id(), file.get(), progress_of(request.id())));
+  return reply;
+}
+
+protocol::Reply Worker::detach(bool forget) {
+  if (forget) {
+    if (live_) {
+      for (const store::CheckpointInfo& info : store_->list()) checkpoint::drop_disk_snapshots(*live_, info);
+    }
+    store_->remove_all();
+  }
+  if (live_) live_->tracker.detach();
+  state_.forget_base();
+  guest_down(forget ? "forgotten" : "detached");
+  protocol::Reply reply;
+  reply.mutable_done();
+  return reply;
+}
+
+checkpoint::StageFn Worker::progress_of(std::uint64_t request) {
+  return [this, request, last = Clock::time_point{}](const char* stage, std::uint64_t done, std::uint64_t total) mutable {
+    if (Clock::now() - last < kProgressEvery) return;
+    last = Clock::now();
+    control_.progress(request, stage, done, total);
+  };
+}
+
+void Worker::report(const std::string& state, const std::string& message) {
+  state_name_ = state;
+  protocol::WorkerReport report;
+  protocol::GuestStatus& out = *report.mutable_status();
+  out.set_uuid(guest_);
+  out.set_name(name_);
+  out.set_state(state);
+  out.set_message(message);
+  out.set_epoch(epoch_);
+  out.set_current(state_.current());
+  *out.mutable_options() = options_;
+  if (live_) out.set_ram_bytes(live_->ram.bytes());
+  if (store_) {
+    out.set_checkpoints(static_cast<std::uint32_t>(store_->list().size()));
+    out.set_store_bytes(store_->bytes_on_disk());
+  }
+  control_.send(report);
+}
+
+}  // namespace mhv::worker

@@ -1,0 +1,97 @@
+// One guest's engine: answers its requests, takes its epochs, recovers what a former worker left.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "checkpoint/checkpointer.h"
+#include "checkpoint/disk_points.h"
+#include "checkpoint/export.h"
+#include "checkpoint/lineage.h"
+#include "checkpoint/live_guest.h"
+#include "checkpoint/rollback.h"
+#include "checkpoint/run_state.h"
+#include "store/store.h"
+#include "worker/control.h"
+
+namespace mhv::worker {
+
+// Two threads: serve() reads mhvd's commands, and answers what only reads the store; the engine thread does everything that
+// touches the guest or writes the store, in the order asked. mutex_ guards the queue, and nothing is called under it.
+class Worker {
+ public:
+  // Opens the store; waits for a former worker to let go of it. `run_state` is the file shared with later workers.
+  Worker(Control& control, const protocol::WorkerStart& start, const Fd& run_state);
+
+  // Until mhvd is gone; what is under way is finished first. Returns the exit status.
+  int serve();
+
+ private:
+  using Task = std::function<void()>;
+  using Clock = std::chrono::steady_clock;
+  struct Holding {
+    std::string reason;
+    Clock::time_point until;
+  };
+
+  // --- control thread
+  void dispatch(Command command);
+  void dispatch(const protocol::Request& request, std::vector<Fd> fds);
+  void list(const protocol::Request& request);
+  void show(const protocol::Request& request);
+  void enqueue(Task task);
+  void enqueue(const protocol::Request& request, std::function<protocol::Reply()> work);
+
+  // --- engine thread
+  void run();
+  std::optional<Task> next_task();
+  void guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);
+  void guest_down(const std::string& reason);
+  void finish_interrupted_work();
+  void take_automatic_checkpoint();
+  void thin_out();
+  store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
+  std::string parent() const;
+  void remove(const std::string& id);
+  protocol::Reply create(const protocol::Request& request);
+  protocol::Reply restore(const protocol::Request& request);
+  protocol::Reply verify(const protocol::Request& request);
+  protocol::Reply export_to(const protocol::Request& request, const Fd& file);
+  protocol::Reply detach(bool forget);
+  checkpoint::LiveGuest& live(const char* for_what);
+  void refuse_while_held() const;
+  checkpoint::StageFn progress_of(std::uint64_t request);
+  void report(const std::string& state, const std::string& message = {});
+  // The monitor or the guest failed: this process ends, and mhvd starts another with fresh connections.
+  void give_up(const Error& error);
+
+  Control& control_;
+  const std::string guest_;
+  const std::string name_;
+  protocol::ServiceOptions options_;
+  checkpoint::RunState state_;
+  std::unique_ptr<store::Store> store_;
+
+  // Engine thread only; the later use the earlier.
+  std::unique_ptr<checkpoint::LiveGuest> live_;
+  std::unique_ptr<checkpoint::Lineage> lineage_;
+  std::unique_ptr<checkpoint::Checkpointer> checkpointer_;
+  std::optional<Holding> held_;
+  std::uint64_t epoch_ = 0;
+  Clock::time_point next_automatic_ = Clock::time_point::max();
+  std::string state_name_ = "stopped";
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Task> tasks_;
+  bool closing_ = false;
+  bool failed_ = false;
+};
+
+}  // namespace mhv::worker
