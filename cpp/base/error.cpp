@@ -6,9 +6,8 @@
 namespace mhv {
 
 const char* code_name(Code code) noexcept {
-  static constexpr std::array<const char*, 12> kNames = {
-      "internal", "invalid", "not-found", "exists", "unsupported", "busy",
-      "gone", "no-space", "corrupt", "version", "permission", "unavailable"};
+  static constexpr std::array<const char*, 12> kNames = {"internal", "invalid",  "not-found", "exists",  "unsupported", "busy",
+                                                         "gone",     "no-space", "corrupt",   "version", "permission",  "unavailable"};
   const auto index = static_cast<std::size_t>(code);
   return index < kNames.size() ? kNames[index] : "internal";
 }

@@ -29,8 +29,7 @@ const char* code_name(Code code) noexcept;
 // `what()` says what failed; `hint()` says what the reader can do about it (may be empty).
 class Error : public std::runtime_error {
  public:
-  Error(Code code, const std::string& message, std::string hint = {})
-      : std::runtime_error(message), code_(code), hint_(std::move(hint)) {}
+  Error(Code code, const std::string& message, std::string hint = {}) : std::runtime_error(message), code_(code), hint_(std::move(hint)) {}
 
   Code code() const noexcept { return code_; }
   const std::string& hint() const noexcept { return hint_; }

@@ -71,13 +71,15 @@ FrameHeader parse_frame_header(std::span<const std::byte> bytes) {
   header.payload_bytes = load<std::uint32_t>(bytes, 8);
   if (header.fds > kFrameFdsMax) throw Error(Code::kInvalid, "message announces " + std::to_string(header.fds) + " descriptors");
   if (header.payload_bytes > kFramePayloadMax) {
-    throw Error(Code::kInvalid, "message announces " + std::to_string(header.payload_bytes) + " bytes, the limit is " + std::to_string(kFramePayloadMax));
+    throw Error(Code::kInvalid,
+                "message announces " + std::to_string(header.payload_bytes) + " bytes, the limit is " + std::to_string(kFramePayloadMax));
   }
   return header;
 }
 
 void send_frame(int socket, std::string_view payload, std::span<const int> fds) {
-  if (payload.size() > kFramePayloadMax) throw Error(Code::kInvalid, "message is longer than " + std::to_string(kFramePayloadMax) + " bytes");
+  if (payload.size() > kFramePayloadMax)
+    throw Error(Code::kInvalid, "message is longer than " + std::to_string(kFramePayloadMax) + " bytes");
   if (fds.size() > kFrameFdsMax) throw Error(Code::kInvalid, "message carries more than " + std::to_string(kFrameFdsMax) + " descriptors");
   std::array<std::byte, kFrameHeaderBytes> header{};
   const auto count = static_cast<std::uint16_t>(fds.size());
@@ -136,7 +138,8 @@ std::optional<Frame> receive_frame(int socket) {
     throw Error(Code::kUnavailable, "the peer closed in the middle of a message");
   }
   if (frame.fds.size() != header.fds) {
-    throw Error(Code::kInvalid, "message announced " + std::to_string(header.fds) + " descriptors and brought " + std::to_string(frame.fds.size()));
+    throw Error(Code::kInvalid,
+                "message announced " + std::to_string(header.fds) + " descriptors and brought " + std::to_string(frame.fds.size()));
   }
   return frame;
 }

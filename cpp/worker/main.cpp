@@ -17,7 +17,8 @@ int run() {
   mhv::worker::Control control(mhv::Fd::own(kControlFd));
   std::optional<mhv::worker::Command> first = control.receive();
   if (!first) return 0;
-  if (!first->message.has_start() || first->fds.size() != 1) throw mhv::Error(mhv::Code::kInvalid, "the first command is not a start with one descriptor");
+  if (!first->message.has_start() || first->fds.size() != 1)
+    throw mhv::Error(mhv::Code::kInvalid, "the first command is not a start with one descriptor");
   const mhv::protocol::WorkerStart& start = first->message.start();
   mhv::worker::enter_sandbox(start.store_path());
   mhv::worker::Worker worker(control, start, first->fds[0]);

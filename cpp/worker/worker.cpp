@@ -28,7 +28,12 @@ std::unique_ptr<store::Store> open_store(const std::string& folder) {
 }  // namespace
 
 Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& run_state)
-    : control_(control), guest_(start.guest()), name_(start.name()), options_(start.options()), state_(run_state), store_(open_store(start.store_path())) {
+    : control_(control),
+      guest_(start.guest()),
+      name_(start.name()),
+      options_(start.options()),
+      state_(run_state),
+      store_(open_store(start.store_path())) {
   report("stopped");
 }
 
@@ -54,7 +59,9 @@ void Worker::dispatch(Command command) {
   using Kind = protocol::WorkerCommand;
   switch (command.message.body_case()) {
     case Kind::kGuestUp:
-      enqueue([this, up = command.message.guest_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] { guest_up(up, std::move(*fds)); });
+      enqueue([this, up = command.message.guest_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] {
+        guest_up(up, std::move(*fds));
+      });
       break;
     case Kind::kGuestDown: enqueue([this, reason = command.message.guest_down().reason()] { guest_down(reason); }); break;
     case Kind::kOptions:
@@ -94,7 +101,8 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
       break;
     case Kind::kHold:
       enqueue(request, [this, hold = request.hold()] {
-        const auto timeout = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::clamp(hold.timeout_s(), 0.0, 86400.0)));
+        const auto timeout =
+            std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::clamp(hold.timeout_s(), 0.0, 86400.0)));
         held_ = Holding{hold.reason(), Clock::now() + timeout};
         if (live_) report("held", "held for " + hold.reason());
         protocol::Reply reply;
@@ -113,7 +121,9 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
       break;
     case Kind::kDetach: enqueue(request, [this] { return detach(false); }); break;
     case Kind::kForget: enqueue(request, [this] { return detach(true); }); break;
-    default: control_.fail(request.id(), Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
+    default:
+      control_.fail(request.id(),
+                    Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
   }
 }
 
@@ -234,8 +244,8 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   }
   epoch_ = store_->list().empty() ? 0 : store_->list().back().epoch;
   if (options_.checkpoint_interval_s() > 0) next_automatic_ = Clock::now();
-  spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20, live_->ram.blocks().size(),
-               up.qemu_pid(), lineage_->base().value_or("unknown"));
+  spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
+               live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
   report("attached");
 }
 
@@ -266,14 +276,16 @@ void Worker::finish_interrupted_work() {
 
 checkpoint::LiveGuest& Worker::live(const char* for_what) {
   if (!live_) {
-    throw Error(Code::kInvalid, fmt::format("guest {} is not attached: it cannot be {}", name_, for_what), "start the guest, and see: mhvctl status " + name_);
+    throw Error(Code::kInvalid, fmt::format("guest {} is not attached: it cannot be {}", name_, for_what),
+                "start the guest, and see: mhvctl status " + name_);
   }
   return *live_;
 }
 
 void Worker::refuse_while_held() const {
   if (held_ && Clock::now() < held_->until) {
-    throw Error(Code::kBusy, fmt::format("guest {} is held for {}", name_, held_->reason), "try again when that is over, or: mhvctl release " + name_);
+    throw Error(Code::kBusy, fmt::format("guest {} is held for {}", name_, held_->reason),
+                "try again when that is over, or: mhvctl release " + name_);
   }
 }
 
@@ -297,8 +309,8 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   }
   const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_}, progress);
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
-              "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch, info.id, info.pages,
-              info.pages_stored, info.bytes_stored >> 10, info.pause_us);
+              "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
+              info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);
   report("attached");
   return info;
 }
@@ -359,11 +371,13 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
     result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, unfinished, progress_of(request.id()));
   } catch (const Error& error) {
     const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
-    report(stopped ? "failed" : "attached", stopped ? fmt::format("the guest is stopped half-way to checkpoint {}: {}; restore again, or restart it", id, error.what())
-                                                    : fmt::format("the last restore failed: {}", error.what()));
+    report(stopped ? "failed" : "attached",
+           stopped ? fmt::format("the guest is stopped half-way to checkpoint {}: {}; restore again, or restart it", id, error.what())
+                   : fmt::format("the last restore failed: {}", error.what()));
     throw;
   }
-  spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written, result.pause_us);
+  spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written,
+               result.pause_us);
   report("attached");
   protocol::Reply reply;
   protocol::RestoreReply& out = *reply.mutable_restore();

@@ -29,8 +29,8 @@ std::string new_uuid() {
   if (::getrandom(b.data(), b.size(), 0) != static_cast<ssize_t>(b.size())) throw_errno("cannot get random bytes");
   b[6] = static_cast<std::uint8_t>((b[6] & 0x0f) | 0x40);  // RFC 9562, version 4
   b[8] = static_cast<std::uint8_t>((b[8] & 0x3f) | 0x80);
-  return fmt::format("{:02x}{:02x}{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8],
-                     b[9], fmt::join(b.begin() + 10, b.end(), ""));
+  return fmt::format("{:02x}{:02x}{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}{:02x}-{:02x}", b[0], b[1], b[2], b[3], b[4], b[5], b[6],
+                     b[7], b[8], b[9], fmt::join(b.begin() + 10, b.end(), ""));
 }
 
 Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage)
@@ -47,7 +47,8 @@ void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const Sta
       const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(range.count, block_end - range.first.value));
       guest_.ram.read({range.first, count}, {run.data(), std::size_t{count} * kPageSize});
       for (std::uint32_t i = 0; i < count; ++i) {
-        writer.put(PageNo{range.first.value + i}, std::span<const std::byte, kPageSize>(run.data() + std::size_t{i} * kPageSize, kPageSize));
+        writer.put(PageNo{range.first.value + i},
+                   std::span<const std::byte, kPageSize>(run.data() + std::size_t{i} * kPageSize, kPageSize));
       }
       range = {PageNo{range.first.value + count}, range.count - count};
       done += count;

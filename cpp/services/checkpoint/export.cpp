@@ -30,7 +30,8 @@ std::uint64_t export_save_image(const store::Store& store, const std::string& id
     first_page.push_back(pages);
     pages += block.bytes / kPageSize;
   }
-  if (pages != table.size()) throw Error(Code::kCorrupt, "checkpoint " + id + " names other memory blocks than it has pages for", "run: mhvctl checkpoint verify");
+  if (pages != table.size())
+    throw Error(Code::kCorrupt, "checkpoint " + id + " names other memory blocks than it has pages for", "run: mhvctl checkpoint verify");
 
   std::vector<std::byte> buffer;
   buffer.reserve(2u << 20);

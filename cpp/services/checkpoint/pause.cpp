@@ -6,7 +6,8 @@
 
 namespace mhv::checkpoint {
 
-Pause::Pause(guest::Machine& machine, RunState& state) : machine_(machine), state_(state), from_(std::chrono::steady_clock::now()), to_(from_) {
+Pause::Pause(guest::Machine& machine, RunState& state)
+    : machine_(machine), state_(state), from_(std::chrono::steady_clock::now()), to_(from_) {
   if (!machine_.running()) return;
   stopped_ = true;
   state_.set_phase(RunState::Phase::kStopped);

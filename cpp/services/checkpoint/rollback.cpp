@@ -22,7 +22,8 @@ Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Linea
 
 void Rollback::check_fits(const store::CheckpointInfo& info) const {
   if (info.machine != guest_.machine_name) {
-    throw Error(Code::kInvalid, fmt::format("checkpoint {} was taken on machine type {}, the guest now has {}", info.id, info.machine, guest_.machine_name),
+    throw Error(Code::kInvalid,
+                fmt::format("checkpoint {} was taken on machine type {}, the guest now has {}", info.id, info.machine, guest_.machine_name),
                 "start the guest with the machine type of the checkpoint, or export the checkpoint and use virsh restore");
   }
   if (info.blocks != guest_.blocks()) {

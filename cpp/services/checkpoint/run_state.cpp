@@ -39,9 +39,10 @@ static_assert(std::atomic<std::uint32_t>::is_always_lock_free && std::atomic<std
 
 RunState::RunState(const Fd& file) {
   static_assert(sizeof(Page) <= kPageSize);
-  struct stat about{};
+  struct stat about {};
   if (::fstat(file.get(), &about) != 0) throw_errno("cannot look at the run-state file");
-  if (about.st_size < static_cast<off_t>(kPageSize) && ::ftruncate(file.get(), kPageSize) != 0) throw_errno("cannot size the run-state file");
+  if (about.st_size < static_cast<off_t>(kPageSize) && ::ftruncate(file.get(), kPageSize) != 0)
+    throw_errno("cannot size the run-state file");
   void* at = ::mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (at == MAP_FAILED) throw_errno("cannot map the run-state file");
   page_ = static_cast<Page*>(at);

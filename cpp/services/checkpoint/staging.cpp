@@ -32,8 +32,7 @@ void Staging::copy(const guest::Ram& ram, const PageSet& pages) {
       const guest::RamBlock& block = ram.block_of(range.first);
       const std::uint64_t block_end = block.first.value + block.bytes / kPageSize;
       const std::uint32_t chunk_left = kChunkPages - used_ % kChunkPages;
-      const auto count = static_cast<std::uint32_t>(
-          std::min<std::uint64_t>({range.count, chunk_left, block_end - range.first.value}));
+      const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>({range.count, chunk_left, block_end - range.first.value}));
       grow_to(used_ + count);
       ram.read({range.first, count}, {slot(used_), std::size_t{count} * kPageSize});
       for (std::uint32_t i = 0; i < count; ++i) place(PageNo{range.first.value + i}, used_ + i);
