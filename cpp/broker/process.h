@@ -22,6 +22,9 @@ bool names_qemu(std::string_view exe_link);
 // Whether the file behind a mapping may hold guest RAM: memfd, /dev/shm, hugepages, libvirt's memory backing folder. Pure.
 bool names_ram_file(std::string_view link);
 
+// Whether /proc/PID/maps has the mapping [start, end), shared and writable, of that inode. Pure.
+bool maps_shared_writable(std::string_view maps, std::uint64_t start, std::uint64_t end, std::uint64_t inode);
+
 // Thread-safe: nothing changes after the constructor.
 class QemuProcess {
  public:

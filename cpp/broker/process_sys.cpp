@@ -18,6 +18,7 @@ constexpr const char* kUffdDevice = "/dev/userfaultfd";
 constexpr std::string_view kUffdLink = "anon_inode:[userfaultfd]";
 constexpr std::string_view kDeleted = " (deleted)";
 constexpr std::size_t kLinkMax = 4096;
+constexpr std::size_t kProcFileMax = 16u << 20;  // 65,530 mappings fit
 
 std::string read_link_at(int folder, const char* name) {
   std::array<char, kLinkMax> text;
@@ -36,7 +37,7 @@ std::string read_small(int fd) {
     if (n < 0) throw_errno("cannot read from /proc");
     if (n == 0) return text;
     text.append(part.data(), static_cast<std::size_t>(n));
-    if (text.size() > 64 * 1024) throw Error(Code::kInvalid, "a file of /proc is too long");
+    if (text.size() > kProcFileMax) throw Error(Code::kInvalid, "a file of /proc is too long");
   }
 }
 
@@ -77,6 +78,23 @@ bool names_ram_file(std::string_view link) {
     if (link.starts_with(folder) && link.size() > folder.size()) return link.find("/../") == std::string_view::npos;
   }
   return false;
+}
+
+bool maps_shared_writable(std::string_view maps, std::uint64_t start, std::uint64_t end, std::uint64_t inode) {
+  // "7f0000000000-7f0020000000 rw-s 00000000 00:01 1027    /memfd:pc.ram (deleted)"
+  const std::string head = fmt::format("{:08x}-{:08x} rw-s ", start, end);
+  std::size_t at = maps.starts_with(head) ? 0 : maps.find("\n" + head);
+  if (at == std::string_view::npos) return false;
+  if (maps[at] == '\n') ++at;
+  std::string_view rest = maps.substr(at + head.size());
+  for (int field = 0; field < 2; ++field) {  // offset, device
+    const std::size_t blank = rest.find(' ');
+    if (blank == std::string_view::npos) return false;
+    rest.remove_prefix(blank + 1);
+  }
+  std::uint64_t found = 0;
+  const auto [stop, error] = std::from_chars(rest.data(), rest.data() + rest.size(), found);
+  return error == std::errc() && stop != rest.data() && found == inode;
 }
 
 std::string own_link(int fd) {
@@ -131,12 +149,12 @@ std::string QemuProcess::link(const char* name) const {
 // root's, writable by root only, and be the very file at that path here (or deleted: the package was upgraded).
 void QemuProcess::check_program() const {
   const std::string path = link("exe");
-  struct stat running{};
+  struct stat running {};
   if (::fstatat(folder_.get(), "exe", &running, 0) != 0) {
     if (!alive()) throw_gone(pid_);
     throw_errno("cannot look at the program of a process");
   }
-  struct stat installed{};
+  struct stat installed {};
   const bool same = ::stat(path.c_str(), &installed) == 0 && installed.st_dev == running.st_dev && installed.st_ino == running.st_ino;
   const bool trusted = running.st_uid == 0 && (running.st_mode & (S_IWGRP | S_IWOTH)) == 0;
   if (!names_qemu(path) || !trusted || (!same && running.st_nlink != 0)) {
@@ -146,8 +164,7 @@ void QemuProcess::check_program() const {
 }
 
 Fd QemuProcess::open(const char* name, int flags) const {
-  const Fd fd = Fd();
-  int number = ::openat(folder_.get(), name, flags | O_CLOEXEC);
+  const int number = ::openat(folder_.get(), name, flags | O_CLOEXEC);
   if (number < 0) {
     if (errno == ESRCH || errno == ENOENT || !alive()) throw_gone(pid_);
     throw_errno(fmt::format("cannot open /proc/{}/{}", pid_, name));
@@ -166,22 +183,14 @@ Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end) const {
     throw_errno(fmt::format("cannot open mapping {} of process {}", range, pid_));
   }
   const std::string path = own_link(handle.get());
-  struct stat file{};
+  struct stat file {};
   if (::fstat(handle.get(), &file) != 0) throw_errno("cannot look at a mapping's file");
   if (!names_ram_file(path) || !S_ISREG(file.st_mode)) {
     throw Error(Code::kPermission, fmt::format("mapping {} of process {} is {}, no guest RAM", range, pid_, path));
   }
   // QEMU itself must hold it shared and writable: nobody gains rights through us that the guest's process lacks.
-  struct stat as_mapped{};
-  if (::fstatat(folder_.get(), name.c_str(), &as_mapped, AT_SYMLINK_NOFOLLOW) != 0) throw_gone(pid_);
   const std::string maps = read_small(open("maps", O_RDONLY).get());
-  const std::string line_head = fmt::format("{:08x}-{:08x} ", start, end);
-  const std::size_t at = maps.starts_with(line_head) ? 0 : maps.find("\n" + line_head);
-  const std::size_t flags_at = at == 0 && maps.starts_with(line_head) ? line_head.size() : at + 1 + line_head.size();
-  if (at == std::string::npos || maps.size() < flags_at + 4) {
-    throw Error(Code::kNotFound, fmt::format("process {} has no mapping {}", pid_, range));
-  }
-  if (maps.compare(flags_at, 4, "rw-s") != 0) {
+  if (!maps_shared_writable(maps, start, end, file.st_ino)) {
     throw Error(Code::kPermission, fmt::format("mapping {} of process {} is not shared and writable", range, pid_));
   }
   return Fd::open(fmt::format("/proc/self/fd/{}", handle.get()), O_RDWR);
@@ -212,14 +221,15 @@ Fd open_uffd_device() {
     return Fd::open(kUffdDevice, O_RDWR);
   } catch (const Error& e) {
     if (e.code() != Code::kNotFound) throw;
-    throw Error(Code::kUnsupported, "this host has no /dev/userfaultfd",
-                "it takes Linux 6.1 or newer built with CONFIG_USERFAULTFD; in a container, add the device node (misc, minor in /proc/misc)");
+    throw Error(
+        Code::kUnsupported, "this host has no /dev/userfaultfd",
+        "it takes Linux 6.1 or newer built with CONFIG_USERFAULTFD; in a container, add the device node (misc, minor in /proc/misc)");
   }
 }
 
 bool is_uffd_device(int fd) {
-  struct stat there{};
-  struct stat here{};
+  struct stat there {};
+  struct stat here {};
   return ::stat(kUffdDevice, &there) == 0 && ::fstat(fd, &here) == 0 && S_ISCHR(here.st_mode) && here.st_rdev == there.st_rdev;
 }
 

@@ -1,0 +1,264 @@
+// Order of things in one attempt; every way out passes through ~Stopped, which restores and detaches:
+//
+//   SEIZE -> INTERRUPT -> wait for the stop -> save registers -> behind a `syscall`? -> set registers -> SINGLESTEP
+//         -> wait for the step's SIGTRAP -> read rax -> restore registers -> DETACH
+//
+// Both stops happen inside the kernel's signal handling, which on the way out restarts an interrupted system call by what rax and
+// orig_rax say (-ERESTARTSYS and its kin): restoring both is all that takes. While our own call runs orig_rax is -1, so that
+// nothing is restarted then.
+//
+// Signals of QEMU that show up meanwhile are never lost: before our call ran, everything is restored and the signal delivered
+// with the detach (then another attempt); after it ran, the step's SIGTRAP is still pending and would kill QEMU, so the signal is
+// kept until the SIGTRAP has been taken off, and delivered with the detach.
+//
+// Everything between fork() and _exit() allocates nothing, throws nothing and takes no lock.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/ioctl.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/error.h"
+#include "broker/inject.h"
+
+#if !defined(__x86_64__)
+#error "mhv-broker sets registers of x86-64; other processors need their own inject_sys.cpp"
+#endif
+
+namespace mhv::broker {
+namespace {
+
+constexpr std::int64_t kDeadlineNs = 2'000'000'000;
+constexpr std::int64_t kStopDeadlineNs = 500'000'000;  // a thread in uninterruptible sleep does not stop
+constexpr long kStopPollNs = 20'000;
+constexpr long kRetryPauseNs = 200'000;
+constexpr std::uint16_t kSyscallInsn = 0x050f;  // 0f 05
+constexpr std::uint64_t kUserCode64 = 0x33;
+constexpr std::uint64_t kUffdIocNew = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NEW of Linux 6.1, missing in older headers
+static_assert(kUffdIocNew == 0xAA00);
+
+enum class Outcome : std::int32_t { kDone, kAgain, kGone, kNoStop, kStoppedBySignal, kNotTraceable, kNot64Bit, kRefused, kFailed };
+
+struct Result {
+  Outcome outcome = Outcome::kFailed;
+  std::int32_t value = 0;  // kDone: the descriptor; kRefused, kFailed, kNotTraceable: errno
+  std::uint32_t attempts = 0;
+};
+
+std::int64_t now_ns() {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+}
+
+void pause_ns(long ns) {
+  const timespec t{0, ns};
+  ::nanosleep(&t, nullptr);
+}
+
+// A thread that we trace, from SEIZE on. The destructor restores its registers and lets it go, whatever happened.
+class Stopped {
+ public:
+  explicit Stopped(pid_t pid) : pid_(pid) {}
+  Stopped(const Stopped&) = delete;
+  Stopped& operator=(const Stopped&) = delete;
+  ~Stopped() {
+    if (!stopped_) return;  // gone, or it never stopped: this process's end detaches it
+    if (changed_) ::ptrace(PTRACE_SETREGS, pid_, nullptr, &saved_);
+    if (held_ != 0) ::ptrace(PTRACE_SETSIGINFO, pid_, nullptr, &held_info_);
+    ::ptrace(PTRACE_DETACH, pid_, nullptr, static_cast<std::uintptr_t>(signal_ != 0 ? signal_ : held_));
+  }
+
+  enum class Stop { kEvent, kSignal, kGone, kNever };
+  // Waits for the next stop. `deadline` 0: without end (the thread is on its way already).
+  Stop wait(std::int64_t deadline) {
+    stopped_ = false;
+    signal_ = 0;
+    for (;;) {
+      int status = 0;
+      const pid_t n = ::waitpid(pid_, &status, deadline != 0 ? __WALL | WNOHANG : __WALL);
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) return Stop::kGone;
+      if (n == 0) {
+        if (now_ns() > deadline) return Stop::kNever;
+        pause_ns(kStopPollNs);
+        continue;
+      }
+      if (!WIFSTOPPED(status)) return Stop::kGone;
+      stopped_ = true;
+      stop_signal_ = WSTOPSIG(status);
+      if (status >> 16 == PTRACE_EVENT_STOP) return Stop::kEvent;
+      signal_ = stop_signal_;  // delivered with the next resume, unless it is taken off
+      return Stop::kSignal;
+    }
+  }
+  int stop_signal() const { return stop_signal_; }
+  void take_off_signal() { signal_ = 0; }
+  // Keeps the present signal for the detach; a second one goes back into the thread's queue.
+  void hold_signal() {
+    if (held_ != 0) {
+      ::syscall(SYS_tgkill, pid_, pid_, signal_);
+    } else if (::ptrace(PTRACE_GETSIGINFO, pid_, nullptr, &held_info_) == 0) {
+      held_ = signal_;
+    }
+    signal_ = 0;
+  }
+  bool resume(bool step) {
+    if (::ptrace(step ? PTRACE_SINGLESTEP : PTRACE_CONT, pid_, nullptr, static_cast<std::uintptr_t>(signal_)) != 0) return false;
+    signal_ = 0;
+    return true;
+  }
+
+  bool save() { return ::ptrace(PTRACE_GETREGS, pid_, nullptr, &saved_) == 0; }
+  const user_regs_struct& saved() const { return saved_; }
+  bool registers(user_regs_struct* regs) { return ::ptrace(PTRACE_GETREGS, pid_, nullptr, regs) == 0; }
+  bool change(user_regs_struct regs) {
+    changed_ = true;
+    return ::ptrace(PTRACE_SETREGS, pid_, nullptr, &regs) == 0;
+  }
+  bool behind_syscall() const {
+    if (static_cast<std::int64_t>(saved_.orig_rax) < 0) return false;
+    errno = 0;
+    const long text = ::ptrace(PTRACE_PEEKTEXT, pid_, saved_.rip - 2, nullptr);
+    return errno == 0 && static_cast<std::uint16_t>(text & 0xffff) == kSyscallInsn;
+  }
+
+ private:
+  const pid_t pid_;
+  bool stopped_ = false;
+  bool changed_ = false;
+  int stop_signal_ = 0;
+  int signal_ = 0;  // of the present signal-delivery stop
+  int held_ = 0;
+  siginfo_t held_info_{};
+  user_regs_struct saved_{};
+};
+
+Result failed(int error) { return {error == ESRCH ? Outcome::kGone : Outcome::kFailed, error, 0}; }
+
+// From INTERRUPT to a thread that stands where we want it.
+Result bring_to_stop(Stopped& thread, std::int64_t deadline) {
+  for (;;) {
+    switch (thread.wait(deadline)) {
+      case Stopped::Stop::kGone: return {Outcome::kGone, 0, 0};
+      case Stopped::Stop::kNever: return {Outcome::kNoStop, 0, 0};
+      case Stopped::Stop::kSignal:
+        if (!thread.resume(false)) return failed(errno);  // delivers it; our interrupt is still pending
+        continue;
+      case Stopped::Stop::kEvent: break;
+    }
+    if (thread.stop_signal() != SIGTRAP) return {Outcome::kStoppedBySignal, thread.stop_signal(), 0};
+    if (!thread.save()) return failed(errno);
+    if (thread.saved().cs != kUserCode64) return {Outcome::kNot64Bit, 0, 0};
+    return {thread.behind_syscall() ? Outcome::kDone : Outcome::kAgain, 0, 0};
+  }
+}
+
+Result run_call(Stopped& thread, int device_fd) {
+  user_regs_struct regs = thread.saved();
+  regs.rip -= 2;
+  regs.rax = SYS_ioctl;
+  regs.orig_rax = ~0ull;
+  regs.rdi = static_cast<unsigned>(device_fd);
+  regs.rsi = kUffdIocNew;
+  regs.rdx = O_CLOEXEC | O_NONBLOCK;  // not UFFD_USER_MODE_ONLY: writes by the kernel for QEMU count too
+  if (!thread.change(regs)) return failed(errno);
+  if (!thread.resume(true)) return failed(errno);
+  for (;;) {
+    const Stopped::Stop stop = thread.wait(0);
+    if (stop == Stopped::Stop::kGone || stop == Stopped::Stop::kNever) return {Outcome::kGone, 0, 0};
+    if (!thread.registers(&regs)) return failed(errno);
+    const bool ran = regs.rip == thread.saved().rip;
+    if (!ran) return {Outcome::kAgain, 0, 0};
+    if (stop == Stopped::Stop::kSignal && thread.stop_signal() == SIGTRAP) break;
+    if (stop == Stopped::Stop::kSignal) thread.hold_signal();
+    if (!thread.resume(true)) return failed(errno);  // no instruction runs: the SIGTRAP is pending
+  }
+  thread.take_off_signal();
+  const auto value = static_cast<std::int64_t>(regs.rax);
+  if (value < 0) return {Outcome::kRefused, static_cast<std::int32_t>(-value), 0};
+  return {Outcome::kDone, static_cast<std::int32_t>(value), 0};
+}
+
+Result attempt(pid_t pid, int device_fd) {
+  if (::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) != 0) {
+    return {errno == ESRCH ? Outcome::kGone : Outcome::kNotTraceable, errno, 0};
+  }
+  Stopped thread(pid);
+  if (::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) != 0) return failed(errno);
+  const Result stop = bring_to_stop(thread, now_ns() + kStopDeadlineNs);
+  return stop.outcome == Outcome::kDone ? run_call(thread, device_fd) : stop;
+}
+
+Result attempts_until_deadline(pid_t pid, int device_fd) {
+  const std::int64_t deadline = now_ns() + kDeadlineNs;
+  for (std::uint32_t count = 1;; ++count) {
+    Result result = attempt(pid, device_fd);
+    result.attempts = count;
+    if (result.outcome != Outcome::kAgain || now_ns() > deadline) return result;
+    pause_ns(kRetryPauseNs);
+  }
+}
+
+Result run_in_child(pid_t pid, int device_fd) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw_errno("cannot create a pipe");
+  const Fd reader = Fd::own(ends[0]);
+  Fd writer = Fd::own(ends[1]);
+  const pid_t child = ::fork();
+  if (child < 0) throw_errno("cannot start the injecting process");
+  if (child == 0) {
+    const Result result = attempts_until_deadline(pid, device_fd);
+    const ssize_t written = ::write(writer.get(), &result, sizeof result);
+    ::_exit(written == sizeof result ? 0 : 1);
+  }
+  writer.close();
+  Result result;
+  ssize_t n = 0;
+  do {
+    n = ::read(reader.get(), &result, sizeof result);
+  } while (n < 0 && errno == EINTR);
+  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  if (n != sizeof result) throw Error(Code::kInternal, "the injecting process ended without a result", "see dmesg; try again");
+  return result;
+}
+
+}  // namespace
+
+Injection inject_uffd(const QemuProcess& process, int device_fd) {
+  const Result result = run_in_child(process.pid(), device_fd);
+  const std::string who = fmt::format("QEMU process {}", process.pid());
+  switch (result.outcome) {
+    case Outcome::kDone: return {result.value, result.attempts};
+    case Outcome::kGone: throw Error(Code::kGone, who + " has ended");
+    case Outcome::kAgain:
+      throw Error(Code::kBusy, fmt::format("{} was in no system call in {} looks", who, result.attempts), "try again when it is less busy");
+    case Outcome::kNoStop:
+      throw Error(Code::kBusy, who + " could not be stopped: its main thread waits for the host (disk or network storage)",
+                  "try again when its storage answers");
+    case Outcome::kStoppedBySignal: throw Error(Code::kBusy, who + " was stopped by a signal", "send it SIGCONT, then try again");
+    case Outcome::kNotTraceable:
+      throw Error(Code::kBusy, fmt::format("{} cannot be traced: {}", who, std::strerror(result.value)),
+                  "end other tracers (gdb, strace) of it; kernel.yama.ptrace_scope must be below 3, and AppArmor or SELinux must let "
+                  "mhv-broker trace it");
+    case Outcome::kNot64Bit: throw Error(Code::kUnsupported, who + " is no 64-bit program", "use the x86-64 build of QEMU");
+    case Outcome::kRefused:
+      throw Error(Code::kUnsupported, fmt::format("USERFAULTFD_IOC_NEW was refused inside {}: {}", who, std::strerror(result.value)),
+                  "its seccomp profile must allow ioctl (stock `-sandbox on` does)");
+    case Outcome::kFailed: break;
+  }
+  throw Error(Code::kInternal, fmt::format("ptrace of {} failed: {}", who, std::strerror(result.value)));
+}
+
+}  // namespace mhv::broker
