@@ -63,7 +63,12 @@ void Worker::dispatch(Command command) {
         guest_up(up, std::move(*fds));
       });
       break;
-    case Kind::kGuestDown: enqueue([this, reason = command.message.guest_down().reason()] { guest_down(reason); }); break;
+    case Kind::kGuestDown:
+      enqueue([this, down = command.message.guest_down()] {
+        if (down.detach()) leave_guest();
+        guest_down(down.reason());
+      });
+      break;
     case Kind::kOptions:
       enqueue([this, options = command.message.options().options()] {
         options_ = options;
@@ -119,8 +124,7 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
         return reply;
       });
       break;
-    case Kind::kDetach: enqueue(request, [this] { return detach(false); }); break;
-    case Kind::kForget: enqueue(request, [this] { return detach(true); }); break;
+    case Kind::kForget: enqueue(request, [this] { return forget(); }); break;
     default:
       control_.fail(request.id(),
                     Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
@@ -408,16 +412,18 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
   return reply;
 }
 
-protocol::Reply Worker::detach(bool forget) {
-  if (forget) {
-    if (live_) {
-      for (const store::CheckpointInfo& info : store_->list()) checkpoint::drop_disk_snapshots(*live_, info);
-    }
-    store_->remove_all();
-  }
+void Worker::leave_guest() {
   if (live_) live_->tracker.detach();
   state_.forget_base();
-  guest_down(forget ? "forgotten" : "detached");
+}
+
+protocol::Reply Worker::forget() {
+  if (live_) {
+    for (const store::CheckpointInfo& info : store_->list()) checkpoint::drop_disk_snapshots(*live_, info);
+  }
+  store_->remove_all();
+  leave_guest();
+  guest_down("forgotten");
   protocol::Reply reply;
   reply.mutable_done();
   return reply;

@@ -63,7 +63,8 @@ class Worker {
   protocol::Reply restore(const protocol::Request& request);
   protocol::Reply verify(const protocol::Request& request);
   protocol::Reply export_to(const protocol::Request& request, const Fd& file);
-  protocol::Reply detach(bool forget);
+  protocol::Reply forget();
+  void leave_guest();
   checkpoint::LiveGuest& live(const char* for_what);
   void refuse_while_held() const;
   checkpoint::StageFn progress_of(std::uint64_t request);

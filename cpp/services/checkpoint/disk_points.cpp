@@ -2,9 +2,6 @@
 
 #include <spdlog/spdlog.h>
 
-#include <set>
-#include <string>
-
 #include "checkpoint/checkpointer.h"
 
 namespace mhv::checkpoint {
@@ -29,22 +26,34 @@ void drop_disk_snapshots(LiveGuest& guest, const store::CheckpointInfo& info) no
   }
 }
 
+std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest) {
+  using Json = guest::Qmp::Json;
+  std::map<std::string, std::set<std::string>> out;
+  const Json nodes = guest.qmp.call("query-named-block-nodes", {{"flat", true}});
+  for (const Disk& disk : guest.disks) {
+    if (!disk.can_snapshot()) continue;
+    std::set<std::string>& names = out[disk.node.target];
+    for (const Json& node : nodes) {
+      if (node.value("node-name", "") != disk.node.node) continue;
+      for (const Json& snapshot : node.value("image", Json::object()).value("snapshots", Json::array()))
+        names.insert(snapshot.value("name", ""));
+    }
+  }
+  return out;
+}
+
 std::size_t drop_orphan_snapshots(LiveGuest& guest, const store::Store& store) {
   std::set<std::string> known;
   for (const store::CheckpointInfo& info : store.list()) known.insert(disk_snapshot_name(info.id));
-  const std::string prefix = disk_snapshot_name("");
+  const std::map<std::string, std::set<std::string>> present = disk_snapshots(guest);
   std::size_t dropped = 0;
-  const guest::Qmp::Json nodes = guest.qmp.call("query-named-block-nodes", {{"flat", true}});
   for (const Disk& disk : guest.disks) {
-    if (!disk.can_snapshot()) continue;
-    for (const auto& node : nodes) {
-      if (node.value("node-name", "") != disk.node.node) continue;
-      for (const auto& snapshot : node.value("image", guest::Qmp::Json::object()).value("snapshots", guest::Qmp::Json::array())) {
-        const std::string name = snapshot.value("name", "");
-        if (!name.starts_with(prefix) || known.contains(name)) continue;
-        drop(guest, disk, name);
-        ++dropped;
-      }
+    const auto found = present.find(disk.node.target);
+    if (found == present.end()) continue;
+    for (const std::string& name : found->second) {
+      if (!name.starts_with(disk_snapshot_name("")) || known.contains(name)) continue;
+      drop(guest, disk, name);
+      ++dropped;
     }
   }
   return dropped;

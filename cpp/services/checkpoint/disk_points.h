@@ -2,10 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
+#include <set>
+#include <string>
 
 #include "checkpoint/live_guest.h"
 
 namespace mhv::checkpoint {
+
+// Names of the snapshots that each disk of the guest holds now, by target; only disks that can hold any.
+std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest);
 
 // Deletes a checkpoint's snapshots from the running guest's disks. Logs what it cannot delete: the next
 // drop_orphan_snapshots() tries again.

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "base/error.h"
+#include "checkpoint/disk_points.h"
 #include "checkpoint/pause.h"
 
 namespace mhv::checkpoint {
@@ -34,12 +35,19 @@ void Rollback::check_fits(const store::CheckpointInfo& info) const {
 
 std::vector<guest::DiskNode> Rollback::disks_of(const store::CheckpointInfo& info) const {
   std::vector<guest::DiskNode> nodes;
+  const auto present = disk_snapshots(guest_);
   for (const store::DiskInfo& disk : info.disks) {
     if (disk.snapshot.empty()) continue;
     const auto live = std::find_if(guest_.disks.begin(), guest_.disks.end(), [&](const Disk& d) { return d.node.target == disk.target; });
     if (live == guest_.disks.end() || !live->can_snapshot()) {
       throw Error(Code::kInvalid, fmt::format("checkpoint {} has a point of disk {}, which the guest no longer has", info.id, disk.target),
                   "attach the disk again as " + disk.target + ", or export the checkpoint");
+    }
+    if (!present.at(disk.target).contains(disk.snapshot)) {
+      throw Error(Code::kInvalid,
+                  fmt::format("disk {} no longer holds the point of checkpoint {}: the image was replaced since (rebuild, resize, move)",
+                              disk.target, info.id),
+                  "restore a newer checkpoint; this one can still be exported, without its disks");
     }
     nodes.push_back(live->node);
   }
