@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -13,35 +14,45 @@
 namespace mhv::guest {
 
 struct DiskNode {
-  std::string target;   // "vda"
-  std::string node;     // block node that takes snapshots
+  std::string target;  // "vda"
+  std::string node;    // block node that takes snapshots: the root of the disk's nodes
   std::string path;
   std::string format;
 };
 
-// The device-state side of one QEMU. Not thread-safe; `qmp` must outlive it.
+// The device-state side of one QEMU. Not thread-safe; `qmp` must outlive it. One at a time per QEMU: what a former one
+// left behind (it was killed) is cleaned up at first use.
 class Machine {
  public:
   explicit Machine(Qmp& qmp);
   ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
 
-  bool running();                    // query-status
-  void stop();                       // returns when no vCPU runs and no device writes
-  void resume();                     // `cont`
+  bool running();  // query-status
+  void stop();     // returns when no vCPU runs and no device writes
+  void resume();   // `cont`
   // Non-RAM migration state as xen-save-devices-state (live:false) writes it. The guest must be stopped.
   // The descriptor is given to QEMU once and used again.
   std::vector<std::byte> save_device_state();
   // RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to their internal
-  // snapshot `tag` in the same step. The guest must be stopped, and stays stopped.
+  // snapshot `tag` in the same step. The guest must be stopped, and stays stopped. When it throws, device state and
+  // disks are undefined, and it may be tried again.
   void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
                          std::span<const DiskNode> disks);
   // One internal snapshot of every listed disk, all or none. The guest must be stopped.
   void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag);
-  void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);   // missing: no error
+  void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);  // missing: no error
 
  private:
+  void give_state_file();
+  void wait_for_job(const std::string& id);
+  void clean_up_load();
+  void remove_fdsets(const char* opaque);
+
   Qmp& qmp_;
-  Fd state_file_;
+  Fd state_file_;    // read here
+  Fd state_writer_;  // shares its offset with QEMU's descriptor
   int fdset_ = -1;
 };
 

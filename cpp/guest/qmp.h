@@ -7,12 +7,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/fd.h"
+#include "guest/qmp_wire.h"
 
 namespace mhv::guest {
-
-inline constexpr std::size_t kQmpLineMax = 4u << 20;
 
 // One thread at a time. A connection that threw kGone or kUnavailable is of no further use.
 class Qmp {
@@ -22,12 +22,14 @@ class Qmp {
   Qmp(Fd socket, bool greeted, std::string pending = {});
 
   // Sends {"execute": command, "arguments": arguments} with `fds` beside it and returns "return".
-  // Throws kInvalid with QEMU's class and text when QEMU refuses, kGone when the socket closed, kUnavailable on time-out.
+  // Throws kInvalid with QEMU's class and text when QEMU refuses, kGone when the socket closed, kUnavailable on time-out
+  // or when something else than QMP came.
   Json call(std::string_view command, const Json& arguments = Json::object(), std::span<const int> fds = {},
             std::chrono::milliseconds timeout = std::chrono::seconds(30));
   std::string hmp(const std::string& command_line);
   // Events seen while waiting for replies, in order; the caller may poll fd() and then call pump().
   void on_event(std::function<void(const Json&)> handler) { handler_ = std::move(handler); }
+  // Handles what has arrived, without waiting.
   void pump();
   int fd() const { return socket_.get(); }
 
@@ -35,9 +37,12 @@ class Qmp {
   std::pair<Fd, std::string> release() &&;
 
  private:
-  Json read_message(std::chrono::steady_clock::time_point deadline);
+  using Deadline = std::chrono::steady_clock::time_point;
+  std::optional<QmpMessage> next_message();
+  QmpMessage read_message(Deadline deadline);
+  bool receive_some();
   Fd socket_;
-  std::string pending_;
+  LineReader lines_;
   std::uint64_t next_id_ = 1;
   std::function<void(const Json&)> handler_;
 };

@@ -12,14 +12,19 @@
 
 namespace mhv::guest {
 
+inline constexpr std::size_t kRamBlocksMax = 256;
+inline constexpr std::size_t kListingBytesMax = 1u << 20;
+
 // One line of HMP `info ramblock`.
 struct BlockListing {
   std::string name;
   std::uint64_t used_bytes = 0;
   std::uint64_t host_virt = 0;
   bool read_only = false;
+  std::uint64_t page_bytes = 0;  // 4096, or the huge page size of hugetlb memory
 };
 // Throws kInvalid on anything but QEMU's table (7.2 to 10.x); at most 256 blocks, lengths page-aligned, no overlaps.
+// Blocks in which nothing is used are left out.
 std::vector<BlockListing> parse_ramblock_listing(std::string_view text);
 
 // One mapping of /proc/PID/maps.
@@ -28,17 +33,18 @@ struct MapsEntry {
   bool readable = false, writable = false, shared = false;
   std::string path;  // "/memfd:pc.ram (deleted)", "" for anonymous
 };
+// Throws kInvalid on anything but the kernel's format, or when mappings overlap or descend.
 std::vector<MapsEntry> parse_maps(std::string_view text);
 
 struct RamBlock {
   std::string name;
   HostVirt host;
   std::uint64_t bytes = 0;
-  bool read_only = false;   // for the guest; device models may still write it
-  bool shared = false;      // fd is the file behind a shared mapping; else /proc/PID/mem
-  std::uint64_t fd_offset = 0;
-  int fd = -1;              // owned by Ram
-  PageNo first;             // filled by Ram
+  bool read_only = false;       // for the guest; device models may still write it
+  bool shared = false;          // fd is the file behind a shared mapping; else /proc/PID/mem
+  std::uint64_t fd_offset = 0;  // of a shared block; /proc/PID/mem is read at `host`
+  int fd = -1;                  // owned by Ram
+  PageNo first;                 // filled by Ram
 };
 
 // Thread-safe but for restore writes, which want the guest stopped.
@@ -57,9 +63,12 @@ class Ram {
 
   // Reads without allocating holes of a shared file. The range may not cross a block. kGone when QEMU ended.
   void read(PageRange range, std::span<std::byte> out) const;
+  // Whole pages. A shared block is written through its file, which the Tracker does not see: reset() it, or count the
+  // pages written, afterwards.
   void write(PageNo page, std::span<const std::byte> data);
 
  private:
+  const RamBlock& block_of_range(PageNo page, std::uint64_t bytes) const;
   std::vector<RamBlock> blocks_;
   std::vector<Fd> fds_;
   std::uint32_t pages_ = 0;

@@ -1,7 +1,13 @@
 // QEMU's migration stream and libvirt's save image, written by the engine (QEMU docs/devel/migration; libvirt
 // src/qemu/qemu_saveimage.h for the layout). Nothing of either is linked.
+//
+//   stream (big endian)  "QEVM"  u32 3                                    header
+//                        07  u32 length  machine name                     configuration section
+//                        [01 ram: list of blocks] [03 ram: pages]         RAM, see write_full_stream
+//                        04 device sections ...  00                       as xen-save-devices-state wrote them
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -12,13 +18,16 @@
 
 namespace mhv::guest {
 
+inline constexpr std::size_t kDeviceStateMax = 64u << 20;
+
 struct StreamBlock {
   std::string name;
   std::uint64_t bytes = 0;
 };
 
 // header + configuration section + device sections: what `snapshot-load` and a RAM-less `-incoming` take.
-// Checks `state` (output of xen-save-devices-state): magic, version, a plausible first section, EOF at the end.
+// Checks `state` (output of xen-save-devices-state): magic, version, a plausible first section, EOF at the end; throws
+// kCorrupt. `machine` is the canonical machine type ("pc-i440fx-10.0"); kInvalid for what cannot be one.
 std::vector<std::byte> device_stream(const std::string& machine, std::span<const std::byte> state);
 
 // Writes a whole incoming stream: header, configuration, RAM (every page of every block, zero pages as such), devices.

@@ -1,0 +1,182 @@
+#include "guest/machine.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "guest/stream.h"
+
+namespace mhv::guest {
+namespace {
+
+using Json = Qmp::Json;
+
+constexpr std::chrono::seconds kStopTimeout{120};  // `stop` drains and flushes the guest's disks
+constexpr std::chrono::seconds kLoadTimeout{120};
+constexpr long kJobPollNs = 500'000;
+constexpr const char* kStateOpaque = "nova-mhv device state";
+constexpr const char* kLoadOpaque = "nova-mhv load";
+constexpr const char* kLoadNode = "mhv-load";
+constexpr const char* kLoadJob = "mhv-load";
+
+// A second open description of a memory file: QEMU takes an fd set's descriptor only when its access mode is the one
+// it wants.
+Fd reopen(const Fd& fd, int flags) { return Fd::open("/proc/self/fd/" + std::to_string(fd.get()), flags); }
+
+int add_fd(Qmp& qmp, const Fd& fd, const char* opaque) {
+  const int number = fd.get();
+  const Json reply = qmp.call("add-fd", {{"opaque", opaque}}, std::span(&number, 1));
+  const auto id = reply.find("fdset-id");
+  if (id == reply.end() || !id->is_number_integer()) throw Error(Code::kUnavailable, "QEMU's answer to add-fd has no fdset-id");
+  return id->get<int>();
+}
+
+std::string fdset_path(int fdset) { return "/dev/fdset/" + std::to_string(fdset); }
+
+void try_call(Qmp& qmp, const char* command, const Json& arguments) {
+  try {
+    qmp.call(command, arguments);
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid) throw;  // not there: nothing to clean up
+  }
+}
+
+// A field of QEMU's answer, or what stands for "none".
+std::string text_of(const Json& object, const char* key) {
+  if (!object.is_object()) return {};
+  const auto field = object.find(key);
+  return field != object.end() && field->is_string() ? field->get<std::string>() : std::string();
+}
+
+bool has_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
+  const Json nodes = qmp.call("query-named-block-nodes");
+  if (!nodes.is_array()) return false;
+  for (const auto& entry : nodes) {
+    if (text_of(entry, "node-name") != node || !entry.contains("image") || !entry["image"].contains("snapshots")) continue;
+    for (const auto& snapshot : entry["image"]["snapshots"]) {
+      if (text_of(snapshot, "name") == tag) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+Machine::Machine(Qmp& qmp) : qmp_(qmp) {}
+
+Machine::~Machine() {
+  if (fdset_ < 0) return;
+  try {
+    qmp_.call("remove-fd", {{"fdset-id", fdset_}});
+  } catch (const std::exception&) {
+    // QEMU ended, or its monitor did: the set goes with it, or the next Machine removes it.
+  }
+}
+
+bool Machine::running() {
+  const Json status = qmp_.call("query-status");
+  return text_of(status, "status") == "running";
+}
+
+void Machine::stop() { qmp_.call("stop", Json::object(), {}, kStopTimeout); }
+
+void Machine::resume() { qmp_.call("cont", Json::object(), {}, kStopTimeout); }
+
+void Machine::remove_fdsets(const char* opaque) {
+  const Json sets = qmp_.call("query-fdsets");
+  for (const auto& set : sets) {
+    if (!set.contains("fdset-id") || !set.contains("fds") || set["fds"].empty() || text_of(set["fds"][0], "opaque") != opaque) continue;
+    try_call(qmp_, "remove-fd", {{"fdset-id", set["fdset-id"]}});
+  }
+}
+
+void Machine::give_state_file() {
+  remove_fdsets(kStateOpaque);
+  state_file_ = Fd::memory("mhv-device-state");
+  state_writer_ = reopen(state_file_, O_WRONLY);
+  fdset_ = add_fd(qmp_, state_writer_, kStateOpaque);
+}
+
+std::vector<std::byte> Machine::save_device_state() {
+  if (fdset_ < 0) give_state_file();
+  // QEMU writes where the shared offset stands, and neither rewinds nor truncates.
+  if (::lseek(state_writer_.get(), 0, SEEK_SET) != 0 || ::ftruncate(state_writer_.get(), 0) != 0)
+    throw_errno("cannot rewind the device state");
+  qmp_.call("xen-save-devices-state", {{"filename", fdset_path(fdset_)}, {"live", false}});
+  struct stat info {};
+  if (::fstat(state_file_.get(), &info) != 0) throw_errno("cannot measure the device state");
+  if (info.st_size <= 0 || info.st_size > static_cast<off_t>(kDeviceStateMax)) {
+    throw Error(Code::kUnsupported, "QEMU's device state has " + std::to_string(info.st_size) + " bytes");
+  }
+  std::vector<std::byte> state(static_cast<std::size_t>(info.st_size));
+  pread_all(state_file_.get(), state, 0, "the device state");
+  return state;
+}
+
+void Machine::wait_for_job(const std::string& id) {
+  const auto deadline = std::chrono::steady_clock::now() + kLoadTimeout;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const Json jobs = qmp_.call("query-jobs");
+    for (const auto& job : jobs) {
+      if (text_of(job, "id") != id || text_of(job, "status") != "concluded") continue;
+      const std::string error = text_of(job, "error");
+      if (!error.empty())
+        throw Error(Code::kInternal, "QEMU could not load the device state: " + error, "restore the checkpoint again, or another one");
+      return;
+    }
+    const timespec pause{0, kJobPollNs};
+    ::nanosleep(&pause, nullptr);
+  }
+  throw Error(Code::kUnavailable, "QEMU does not finish loading the device state");
+}
+
+// Each step may find that it was done already, or never begun.
+void Machine::clean_up_load() {
+  try_call(qmp_, "job-dismiss", {{"id", kLoadJob}});
+  try_call(qmp_, "blockdev-del", {{"node-name", kLoadNode}});
+  remove_fdsets(kLoadOpaque);
+}
+
+// snapshot-load wants a writable qcow2 node with the tag among `devices`; it takes the device state from it, and sends
+// every listed node back to its own snapshot `tag` first. It reads no RAM section because there is none in the stream.
+void Machine::load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
+                                std::span<const DiskNode> disks) {
+  const Fd image = Fd::memory("mhv-load");
+  const auto bytes = vmstate_image(tag, device_stream(machine, state));
+  pwrite_all(image.get(), bytes, 0, "the device state");
+  clean_up_load();
+  const std::string path = fdset_path(add_fd(qmp_, image, kLoadOpaque));
+  Json devices = Json::array({kLoadNode});
+  for (const auto& disk : disks) devices.push_back(disk.node);
+  try {
+    qmp_.call("blockdev-add",
+              {{"driver", "qcow2"}, {"node-name", kLoadNode}, {"file", {{"driver", "file"}, {"filename", path}, {"locking", "off"}}}});
+    qmp_.call("snapshot-load", {{"job-id", kLoadJob}, {"tag", tag}, {"vmstate", kLoadNode}, {"devices", devices}}, {}, kLoadTimeout);
+    wait_for_job(kLoadJob);
+  } catch (const Error& error) {
+    if (error.code() != Code::kGone && error.code() != Code::kUnavailable) clean_up_load();
+    throw;
+  }
+  clean_up_load();
+}
+
+void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag) {
+  if (disks.empty()) return;
+  Json actions = Json::array();
+  for (const auto& disk : disks) {
+    actions.push_back({{"type", "blockdev-snapshot-internal-sync"}, {"data", {{"device", disk.node}, {"name", tag}}}});
+  }
+  qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
+}
+
+void Machine::delete_disk_snapshot(const DiskNode& disk, const std::string& tag) {
+  try {
+    qmp_.call("blockdev-snapshot-delete-internal-sync", {{"device", disk.node}, {"name", tag}}, {}, kStopTimeout);
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid || has_snapshot(qmp_, disk.node, tag)) throw;
+  }
+}
+
+}  // namespace mhv::guest
