@@ -1,0 +1,181 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""What a flavor asks for: extra specs (and image properties) into ``Services``.
+
+Knows neither Nova nor the engine, so that the API host can load it too.
+
+====================================  ======================================  ====================
+extra spec                            value                                   image property
+====================================  ======================================  ====================
+mhv:services                          names of SERVICES, separated by commas  -
+mhv:checkpoint_interval_s             0 (on demand), or 0.025 to 86400        may lengthen, or 0
+mhv:checkpoint_keep                   1 to 10000                              may lower
+mhv:checkpoint_disks                  required, best-effort or none           -
+====================================  ======================================  ====================
+
+The image properties are named ``mhv_checkpoint_interval_s`` and
+``mhv_checkpoint_keep``: an image may ask for less than its flavor, not more.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+
+PREFIX = "mhv:"
+IMAGE_PREFIX = "mhv_"
+
+SERVICES = ("checkpoint",)
+DISK_POLICIES = ("required", "best-effort", "none")
+INTERVAL_S_MIN = 0.025
+INTERVAL_S_MAX = 86400.0
+KEEP_MIN = 1
+KEEP_MAX = 10000
+
+_VALUE_CHARS_MAX = 255
+_SHOWN_CHARS_MAX = 64
+_NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+class FlavorError(ValueError):
+    """A value that cannot be had; the text lists what is valid."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """``interval_s`` 0 takes no checkpoint by itself; ``keep`` counts the automatic ones."""
+
+    names: tuple[str, ...]
+    interval_s: float = 0.0
+    keep: int = 10
+    disks: str = "required"
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN_CHARS_MAX else value[:_SHOWN_CHARS_MAX] + "...")
+
+
+def parse_names(value: str) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in SERVICES:
+            raise FlavorError(f"{_shown(name)} is no hypervisor service; valid: {', '.join(SERVICES)}")
+    if len(set(names)) != len(names):
+        raise FlavorError(f"{_shown(value)} names a service twice; name each once: {', '.join(SERVICES)}")
+    return tuple(names)
+
+
+def parse_interval(value: str) -> float:
+    valid = f"0 (only on demand), or {INTERVAL_S_MIN:g} to {INTERVAL_S_MAX:g} seconds"
+    if not _NUMBER.fullmatch(value):
+        raise FlavorError(f"{_shown(value)} is no checkpoint interval; valid: {valid}")
+    interval_s = float(value)
+    if interval_s != 0 and not INTERVAL_S_MIN <= interval_s <= INTERVAL_S_MAX:
+        raise FlavorError(f"a checkpoint interval of {value} s is out of range; valid: {valid}")
+    return interval_s
+
+
+def parse_keep(value: str) -> int:
+    valid = f"a whole number from {KEEP_MIN} to {KEEP_MAX}"
+    if not re.fullmatch(r"[0-9]{1,6}", value) or not KEEP_MIN <= int(value) <= KEEP_MAX:
+        raise FlavorError(f"{_shown(value)} is no number of checkpoints to keep; valid: {valid}")
+    return int(value)
+
+
+def parse_disks(value: str) -> str:
+    if value not in DISK_POLICIES:
+        raise FlavorError(f"{_shown(value)} is no policy for disks; valid: {', '.join(DISK_POLICIES)}")
+    return value
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    "mhv:services": parse_names,
+    "mhv:checkpoint_interval_s": parse_interval,
+    "mhv:checkpoint_keep": parse_keep,
+    "mhv:checkpoint_disks": parse_disks,
+}
+
+
+def check(name: str, value: str) -> object:
+    """One extra spec by itself: its parsed value, or FlavorError."""
+    parser = PARSERS.get(name)
+    if parser is None:
+        raise FlavorError(f"unknown extra spec {_shown(name)}; valid: {', '.join(PARSERS)}")
+    if len(value) > _VALUE_CHARS_MAX:
+        raise FlavorError(f"the value of {name} has {len(value)} characters; valid: at most {_VALUE_CHARS_MAX}")
+    try:
+        return parser(value)
+    except FlavorError as error:
+        raise FlavorError(f"{name}: {error}") from None
+
+
+def wants(extra_specs: Mapping[str, str]) -> bool:
+    """Whether a flavor asks for a service at all, be its values right or wrong."""
+    return any(name.startswith(PREFIX) for name in extra_specs)
+
+
+def parse(extra_specs: Mapping[str, str], image_properties: Mapping[str, str] | None = None) -> Services | None:
+    """What is asked for, or None for an ordinary flavor.
+
+    ``image_properties`` are the image's own, by name. Raises FlavorError.
+    """
+    specs = {name: check(name, value) for name, value in extra_specs.items() if name.startswith(PREFIX)}
+    if not specs:
+        return None
+    if "mhv:services" not in specs:
+        raise FlavorError(f"{', '.join(sorted(specs))} without mhv:services; add mhv:services={SERVICES[0]}")
+    values = {
+        "names": specs["mhv:services"],
+        "interval_s": specs.get("mhv:checkpoint_interval_s"),
+        "keep": specs.get("mhv:checkpoint_keep"),
+        "disks": specs.get("mhv:checkpoint_disks"),
+    }
+    asked = Services(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+    return _lowered(asked, image_properties or {})
+
+
+def _lowered(asked: Services, image_properties: Mapping[str, str]) -> Services:
+    changes: dict[str, float | int] = {}
+    for name, value in image_properties.items():
+        if not name.startswith(IMAGE_PREFIX):
+            continue
+        if name == "mhv_checkpoint_interval_s":
+            changes["interval_s"] = _longer_interval(asked, name, value)
+        elif name == "mhv_checkpoint_keep":
+            changes["keep"] = _lower_keep(asked, name, value)
+        else:
+            valid = "mhv_checkpoint_interval_s, mhv_checkpoint_keep"
+            raise FlavorError(f"unknown image property {_shown(name)}; valid: {valid}")
+    return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def _longer_interval(asked: Services, name: str, value: str) -> float:
+    interval_s = _image_value(name, value, parse_interval)
+    if interval_s == 0 or 0 < asked.interval_s <= interval_s:
+        return interval_s
+    valid = f"0, or {asked.interval_s:g} and more" if asked.interval_s else "0 (the flavor has no automatic ones)"
+    raise FlavorError(f"the image's {name}={value} asks for more than the flavor gives; valid: {valid}")
+
+
+def _lower_keep(asked: Services, name: str, value: str) -> int:
+    keep = _image_value(name, value, parse_keep)
+    if keep <= asked.keep:
+        return keep
+    valid = f"{KEEP_MIN} to {asked.keep}"
+    raise FlavorError(f"the image's {name}={value} asks for more than the flavor gives; valid: {valid}")
+
+
+def _image_value(name: str, value: str, parser):
+    try:
+        return parser(value)
+    except FlavorError as error:
+        raise FlavorError(f"image property {name}: {error}") from None
