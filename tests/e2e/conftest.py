@@ -110,6 +110,14 @@ class Server:
             connection.sendall(line.encode() + b"\n")
             return connection.makefile().readline().strip()
 
+    def get(self, key):
+        """What the guest holds under the key; None when it holds nothing."""
+        answer = self.ask(f"get {key}")
+        return answer.removeprefix("ok ") if answer.startswith("ok") else None
+
+    def set(self, key, value):
+        assert self.ask(f"set {key} {value}").startswith("ok")
+
     def wait_answer(self, timeout=180):
         def answers():
             try:
@@ -121,7 +129,7 @@ class Server:
 
     def assert_sound(self):
         """The guest found none of its pages changed behind its back, and its disk in step with its memory."""
-        status = self.ask("status", timeout=30)
+        status = self.ask("check", timeout=120)
         assert status.startswith("ok"), status
         assert "bad=0" in status and "disk=ok" in status, status
 

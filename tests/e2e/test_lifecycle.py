@@ -11,7 +11,7 @@ from conftest import wait_for
 @pytest.fixture
 def server(servers):
     server = servers()
-    server.ask("set mark before")
+    server.set("mark", "before")
     server.first = server.checkpoint("first")
     return server
 
@@ -19,11 +19,11 @@ def server(servers):
 def goes_on(server):
     """A new checkpoint and a restore are right on what the guest is now."""
     server.wait_answer()
-    server.ask("set mark kept")
+    server.set("mark", "kept")
     made = server.checkpoint()
-    server.ask("set mark lost")
+    server.set("mark", "lost")
     server.restore(made["id"])
-    assert server.ask("get mark") == "kept"
+    assert server.get("mark") == "kept"
     server.assert_sound()
     assert {server.first["id"], made["id"]} <= {row["ID"] for row in server.checkpoints()}
 
@@ -49,7 +49,7 @@ def test_pause_and_unpause(server, demo):
     server.wait_status("PAUSED")
     server.action("unpause_server")
     server.wait_status("ACTIVE")
-    assert server.ask("get mark") == "before"
+    assert server.get("mark") == "before"
     goes_on(server)
 
 
@@ -59,7 +59,7 @@ def test_suspend_and_resume(server):
     server.action("resume_server")
     server.wait_status("ACTIVE")
     server.wait_answer()
-    assert server.ask("get mark") == "before"
+    assert server.get("mark") == "before"
     goes_on(server)
 
 
@@ -90,11 +90,11 @@ def test_rebuild(server, demo):
 def goes_on_after_a_move(server):
     """As goes_on(), where earlier checkpoints may have ended with the disk that they belong to."""
     server.wait_answer()
-    server.ask("set mark kept")
+    server.set("mark", "kept")
     made = server.checkpoint()
-    server.ask("set mark lost")
+    server.set("mark", "lost")
     server.restore(made["id"])
-    assert server.ask("get mark") == "kept"
+    assert server.get("mark") == "kept"
     server.assert_sound()
 
 

@@ -21,22 +21,22 @@ def test_flavor_says_what_it_asks_for(demo):
 
 
 def test_checkpoint_damage_restore(s1, demo):
-    s1.ask("set colour green")
+    s1.set("colour", "green")
     first = s1.checkpoint("before-upgrade")
     listed = {row["ID"]: row for row in s1.checkpoints()}
     assert listed[first["id"]]["Name"] == "before-upgrade"
     assert listed[first["id"]]["State"] == "available"
 
     ports_before = [p.id for p in demo.sdk.network.ports(device_id=s1.id)]
-    s1.ask("set colour red")
-    s1.ask("set damage done")
+    s1.set("colour", "red")
+    s1.set("damage", "done")
     second = s1.checkpoint("damaged")
     assert second["parent"] == first["id"]
     assert second["pages"] < first["pages"], "the second checkpoint holds only what changed"
 
     s1.restore(first["id"])
-    assert s1.ask("get colour") == "green"
-    assert s1.ask("get damage") == ""
+    assert s1.get("colour") == "green"
+    assert s1.get("damage") is None
     s1.assert_sound()
     assert s1.status() == "ACTIVE"
     assert [p.id for p in demo.sdk.network.ports(device_id=s1.id)] == ports_before
@@ -44,7 +44,7 @@ def test_checkpoint_damage_restore(s1, demo):
     branch = s1.checkpoint("branch")
     assert branch["parent"] == first["id"], "the chain goes on from the restored point"
     s1.restore(second["id"])
-    assert s1.ask("get colour") == "red"
+    assert s1.get("colour") == "red"
     s1.assert_sound()
 
 
