@@ -1,0 +1,191 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The agent's RPC methods: each is one or two requests to the engine of this host.
+
+Every request has a connection of its own, so that a list never waits behind
+a checkpoint of another server.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import oslo_messaging as messaging
+from oslo_context import context as oslo_context
+
+from nova_mhv import engine
+from nova_mhv.agent.operations import Operations, Progress
+from nova_mhv.notifications import Notifier
+from nova_mhv.rpc import VERSION, AgentError
+
+Context = oslo_context.RequestContext
+
+NO_SERVICE = "This server has no checkpoint service."
+NO_SERVICE_HINT = "Give it a flavor with the extra spec mhv:services=checkpoint."
+
+
+class Exporter(Protocol):
+    def export(
+        self, client: Any, context: Context, server_id: str, checkpoint_id: str, progress: Progress
+    ) -> dict[str, Any]: ...
+
+
+class AgentEndpoint:
+    """Thread-safe: holds nothing that changes but the table of operations."""
+
+    target = messaging.Target(version=VERSION)
+
+    def __init__(
+        self,
+        connect: Callable[[], engine.Client],
+        operations: Operations,
+        notifier: Notifier,
+        exporter: Exporter,
+    ) -> None:
+        self._connect = connect
+        self._operations = operations
+        self._notifier = notifier
+        self._exporter = exporter
+
+    # ------------------------------------------------------------ short requests
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_list(self, context: Context, server_id: str, marker: str, limit: int) -> dict[str, Any]:
+        """``limit`` checkpoints after ``marker``, oldest first, and whether there are more."""
+        with self._engine(server_id) as client:
+            checkpoints, more = client.checkpoint_list(server_id, marker, limit)
+        return {"checkpoints": checkpoints, "more": more}
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_show(self, context: Context, server_id: str, checkpoint_id: str) -> dict[str, Any]:
+        with self._engine(server_id) as client:
+            return client.checkpoint_show(server_id, checkpoint_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_delete(self, context: Context, server_id: str, checkpoint_id: str) -> None:
+        about = {"server_id": server_id, "checkpoint_id": checkpoint_id}
+        with self._notified(context, "delete", about), self._engine(server_id) as client:
+            client.checkpoint_delete(server_id, checkpoint_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def guest_status(self, context: Context, server_id: str) -> dict[str, Any]:
+        with self._engine(server_id) as client:
+            guests = client.status(server_id)
+        if not guests:
+            raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT)
+        return guests[0]
+
+    @messaging.expected_exceptions(AgentError)
+    def operation_show(self, context: Context, server_id: str, operation_id: str) -> dict[str, Any]:
+        return self._operations.show(server_id, operation_id)
+
+    # ------------------------------------------------------------ operations
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_create(self, context: Context, server_id: str, name: str) -> dict[str, Any]:
+        self._require_service(server_id)
+
+        def work(client: engine.Client, about: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            checkpoint = client.checkpoint_create(server_id, name, progress)
+            about["checkpoint_id"] = checkpoint["id"]
+            return {"checkpoint": checkpoint}
+
+        return self._start(context, "create", server_id, work, name=name)
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_restore(self, context: Context, server_id: str, checkpoint_id: str) -> dict[str, Any]:
+        self._require_checkpoint(server_id, checkpoint_id)
+
+        def work(client: engine.Client, about: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            return client.checkpoint_restore(server_id, checkpoint_id, progress)
+
+        return self._start(context, "restore", server_id, work, checkpoint_id=checkpoint_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_export(self, context: Context, server_id: str, checkpoint_id: str) -> dict[str, Any]:
+        self._require_checkpoint(server_id, checkpoint_id)
+
+        def work(client: engine.Client, about: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            return self._exporter.export(client, context, server_id, checkpoint_id, progress)
+
+        return self._start(context, "export", server_id, work, checkpoint_id=checkpoint_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def checkpoint_verify(self, context: Context, server_id: str) -> dict[str, Any]:
+        self._require_service(server_id)
+
+        def work(client: engine.Client, about: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            return client.checkpoint_verify(server_id, progress)
+
+        return self._start(context, "verify", server_id, work)
+
+    # ------------------------------------------------------------ helpers
+
+    def _start(
+        self,
+        context: Context,
+        action: str,
+        server_id: str,
+        work: Callable[[engine.Client, dict[str, Any], Progress], dict[str, Any]],
+        **what: Any,
+    ) -> dict[str, Any]:
+        def run(operation_id: str, progress: Progress) -> dict[str, Any]:
+            about = {"server_id": server_id, "operation_id": operation_id, **what}
+            with self._notified(context, action, about), self._engine(server_id) as client:
+                return work(client, about, progress)
+
+        checkpoint_id = what.get("checkpoint_id")
+        return self._operations.start(server_id, action, run, checkpoint_id=checkpoint_id)
+
+    def _require_service(self, server_id: str) -> None:
+        with self._engine(server_id) as client:
+            if not client.status(server_id):
+                raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT)
+
+    def _require_checkpoint(self, server_id: str, checkpoint_id: str) -> None:
+        """So that a wrong id is an answer and not a failed operation."""
+        with self._engine(server_id) as client:
+            client.checkpoint_show(server_id, checkpoint_id)
+
+    @contextlib.contextmanager
+    def _engine(self, server_id: str) -> Iterator[engine.Client]:
+        client = self._connect()
+        try:
+            yield client
+        except engine.EngineError as error:
+            if error.code == "not-found" and not _knows(client, server_id):
+                raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT) from error
+            raise AgentError(error.code, error.message, error.hint) from error
+
+    @contextlib.contextmanager
+    def _notified(self, context: Context, action: str, about: dict[str, Any]) -> Iterator[None]:
+        """``about`` is the payload; what is added to it inside goes out with the end."""
+        self._notifier.start(context, action, about)
+        try:
+            yield
+        except AgentError as error:
+            failure = {"code": error.code, "message": error.message, "hint": error.hint}
+            self._notifier.error(context, action, {**about, "error": failure})
+            raise
+        except Exception as error:
+            failure = {"code": "internal", "message": str(error), "hint": ""}
+            self._notifier.error(context, action, {**about, "error": failure})
+            raise
+        self._notifier.end(context, action, about)
+
+
+def _knows(client: engine.Client, server_id: str) -> bool:
+    try:
+        return bool(client.status(server_id))
+    except engine.EngineError as error:
+        return error.code != "not-found"

@@ -1,0 +1,161 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+"""The WSGI application: routes, errors and headers, with authentication in front of all but the versions.
+
+request id -> proxy headers -> /healthcheck -> negotiation, errors -> versions
+                                                                   -> auth_token -> routes of one server
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import webob
+import webob.dec
+from keystonemiddleware import auth_token
+from oslo_config import cfg
+from oslo_log import log as logging
+from oslo_middleware import healthcheck, http_proxy_to_wsgi, request_id
+
+from nova_mhv import conf as mhv_conf
+from nova_mhv import policies, rpc
+from nova_mhv.api import versions
+from nova_mhv.api.checkpoints import Checkpoints
+from nova_mhv.api.errors import ApiError
+from nova_mhv.api.servers import Servers
+from nova_mhv.conf import api as api_conf
+
+LOG = logging.getLogger(__name__)
+
+CONFIG_DIR_VARIABLES = ("MHV_API_CONFIG_DIR", "OS_MHV_CONFIG_DIR")
+CONFIG_DIR = "/etc/nova-mhv"
+CONFIG_FILE = "mhv-api.conf"
+
+Handler = Callable[..., webob.Response]
+Route = tuple[str, re.Pattern[str], Handler]
+
+
+def load_config(environ: Any = os.environ) -> cfg.ConfigOpts:
+    """Reads mhv-api.conf; the arguments of the process belong to the WSGI server and are left alone."""
+    folder = next((environ[name] for name in CONFIG_DIR_VARIABLES if environ.get(name)), CONFIG_DIR)
+    conf = cfg.ConfigOpts()
+    logging.register_options(conf)
+    api_conf.register_opts(conf)
+    conf([], project=mhv_conf.PROJECT, prog="mhv-api", default_config_files=[os.path.join(folder, CONFIG_FILE)])
+    logging.setup(conf, "nova_mhv")
+    return conf
+
+
+def make_application(conf: cfg.ConfigOpts) -> Any:
+    return make_pipeline(
+        conf,
+        Checkpoints(
+            Servers(mhv_conf.keystone_adapter(conf, "nova")),
+            rpc.AgentClient(conf, rpc.get_transport(conf)),
+            policies.make_enforcer(conf),
+            conf.api.max_limit,
+        ),
+    )
+
+
+def make_pipeline(conf: cfg.ConfigOpts, checkpoints: Checkpoints) -> Any:
+    resources = auth_token.AuthProtocol(Router(_server_routes(checkpoints)), {"oslo_config_config": conf})
+    application: Any = Front(Router(_version_routes()), resources)
+    application = healthcheck.Healthcheck(application, conf)
+    application = http_proxy_to_wsgi.HTTPProxyToWSGI(application, conf)
+    return request_id.RequestId(application)
+
+
+def _version_routes() -> list[Route]:
+    def root(request: webob.Request) -> webob.Response:
+        return webob.Response(json_body={"versions": [versions.document(request)]})
+
+    def v1(request: webob.Request) -> webob.Response:
+        return webob.Response(json_body={"version": versions.document(request)})
+
+    return [("GET", re.compile("/?"), root), ("GET", re.compile("/v1/?"), v1)]
+
+
+def _server_routes(checkpoints: Checkpoints) -> list[Route]:
+    server = "/v1/servers/(?P<server_id>[^/]+)"
+    many = server + "/checkpoints"
+    one = many + "/(?P<checkpoint_id>[^/]+)"
+    table = [
+        ("GET", many, checkpoints.index),
+        ("POST", many, checkpoints.create),
+        ("POST", many + "/verify", checkpoints.verify),
+        ("GET", one, checkpoints.show),
+        ("DELETE", one, checkpoints.delete),
+        ("POST", one + "/restore", checkpoints.restore),
+        ("POST", one + "/export", checkpoints.export),
+        ("GET", server + "/operations/(?P<operation_id>[^/]+)", checkpoints.operation),
+        ("GET", server + "/services", checkpoints.services),
+    ]
+    return [(method, re.compile(pattern), handler) for method, pattern, handler in table]
+
+
+class Front:
+    """Negotiates the version and sends the request where it belongs; whatever it answers has the version header."""
+
+    def __init__(self, public: Any, private: Any) -> None:
+        self._public = public
+        self._private = private
+
+    @webob.dec.wsgify
+    def __call__(self, request: webob.Request) -> webob.Response:
+        version = versions.MIN
+        try:
+            version = versions.negotiate(request)
+            public = request.path_info.rstrip("/") in ("", "/v1")
+            response = request.get_response(self._public if public else self._private)
+        except ApiError as error:
+            response = error.response()
+        except UnicodeDecodeError:
+            response = ApiError(400, "The URL is not valid UTF-8.").response()
+        response.headers[versions.HEADER] = f"{versions.SERVICE_TYPE} {versions.text(version)}"
+        response.vary = (*(response.vary or ()), versions.HEADER)
+        return response
+
+
+class Router:
+    """Answers the first route that matches; 404, and 405 where another method would match."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._routes = list(routes)
+
+    @webob.dec.wsgify
+    def __call__(self, request: webob.Request) -> webob.Response:
+        try:
+            return self._dispatch(request)
+        except ApiError as error:
+            return error.response()
+        except UnicodeDecodeError:
+            return ApiError(400, "The URL is not valid UTF-8.").response()
+        except Exception:
+            LOG.exception("%s %s failed", request.method, request.path)
+            message = "An unexpected error happened; the log of mhv-api tells more."
+            return ApiError(500, message, "Give the operator the request's id.").response()
+
+    def _dispatch(self, request: webob.Request) -> webob.Response:
+        allowed = []
+        for method, pattern, handler in self._routes:
+            match = pattern.fullmatch(request.path_info)
+            if match and method == request.method:
+                return handler(request, **match.groupdict())
+            if match:
+                allowed.append(method)
+        if allowed:
+            methods = ", ".join(sorted(set(allowed)))
+            raise ApiError(405, f"This resource does not know {request.method[:16]}.", headers={"Allow": methods})
+        raise ApiError(404, "There is no such resource.", "GET / tells the versions of this API.")
