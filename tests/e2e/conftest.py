@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import time
@@ -145,6 +146,10 @@ class Server:
     def checkpoints(self):
         return self.client.json("server", "checkpoint", "list", self.id)
 
+    def has_checkpoint(self, checkpoint):
+        status, out, _ = self.client.run("server", "checkpoint", "list", self.id, "-f", "json")
+        return status == 0 and checkpoint in {row["ID"] for row in json.loads(out)}
+
     def restore(self, checkpoint):
         self.client("server", "checkpoint", "restore", self.id, checkpoint, "--wait")
 
@@ -195,3 +200,46 @@ def servers(demo):
     yield make
     for server in made:
         server.delete()
+
+
+class Host:
+    """The cloud's first compute host, as its operator sees it."""
+
+    def __init__(self, admin):
+        self.admin = admin
+        state = pathlib.Path(os.environ.get("MHV_STATE", "/opt/nova-mhv"))
+        self.folder = state / "cloud" / "host1"
+        self.programs = state / "engine" / "bin"
+
+    def pid_of(self, daemon):
+        (folder,) = self.folder.glob(f"daemons/*-{daemon}")
+        return int((folder / "child").read_text())
+
+    def kill(self, daemon):
+        """kill -9, as hard as it goes; the daemon's keeper starts it again. Returns when there is a new process."""
+        old = self.pid_of(daemon)
+        os.kill(old, signal.SIGKILL)
+        wait_for(f"{daemon} is started again", lambda: self.pid_of(daemon) != old)
+
+    def run(self, *command):
+        keeper = (self.folder / "keeper").read_text().strip()
+        inside = ["nsenter", "-t", keeper, "-m", "-n", "-u", "--wd=/"]
+        return subprocess.run([*inside, *command], check=True, capture_output=True, text=True).stdout
+
+    def mhvctl(self, *command):
+        return json.loads(self.run(str(self.programs / "mhvctl"), "--json", *command))
+
+    def compute_is_up(self):
+        services = self.admin.sdk.compute.services(binary="nova-compute")
+        return all(service.state == "up" for service in services)
+
+    def store_of(self, server_id):
+        return self.folder / "root/var/lib/nova-mhv/guests" / server_id
+
+    def domain_xml(self, server_id):
+        return self.run("virsh", "dumpxml", server_id)
+
+
+@pytest.fixture(scope="session")
+def host(admin):
+    return Host(admin)
