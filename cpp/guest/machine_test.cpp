@@ -1,0 +1,106 @@
+// Against a real, stock QEMU.
+#include "guest/machine.h"
+
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "guest/fixture_test.h"
+#include "guest/stream.h"
+
+namespace mhv::guest {
+namespace {
+
+using testing::have_qemu;
+using testing::Memory;
+using testing::read_all;
+using testing::run;
+using testing::TempFolder;
+using testing::TestQemu;
+
+// Puts RAM back as a worker does: only what differs. Returns how many pages did.
+std::uint32_t put_back(Ram& ram, std::span<const std::byte> wanted) {
+  std::vector<std::byte> now(kPageSize);
+  std::uint32_t written = 0;
+  for (std::uint32_t i = 0; i < ram.pages(); ++i) {
+    const auto page = wanted.subspan(std::size_t{i} * kPageSize, kPageSize);
+    ram.read({{i}, 1}, now);
+    if (std::equal(now.begin(), now.end(), page.begin())) continue;
+    ram.write({i}, page);
+    ++written;
+  }
+  return written;
+}
+
+bool in_step(const std::vector<std::uint32_t>& counters) {
+  return std::is_sorted(counters.rbegin(), counters.rend()) && counters.front() - counters.back() <= 1;
+}
+
+class MachineTest : public ::testing::TestWithParam<Memory> {
+ protected:
+  void SetUp() override {
+    if (!have_qemu()) GTEST_SKIP() << "no qemu-system-x86_64";
+  }
+  std::vector<std::string> with_disk() {
+    const std::string image = folder_.file("disk.qcow2");
+    EXPECT_EQ(run({"qemu-img", "create", "-q", "-f", "qcow2", image, "16M"}).status, 0);
+    return {"-blockdev", "driver=file,node-name=storage,filename=" + image,
+            "-blockdev", "driver=qcow2,node-name=format,file=storage",
+            "-device",   "virtio-blk-pci,drive=format"};
+  }
+  bool disk_holds(const std::string& pattern) {
+    return run({"qemu-io", "-U", "-r", "-f", "qcow2", "-c", "read -P " + pattern + " 0 1M", folder_.file("disk.qcow2")}).status == 0;
+  }
+  TempFolder folder_;
+  const std::vector<DiskNode> disks_ = {{"vda", "format", "", "qcow2"}};
+};
+
+TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
+  TestQemu qemu(folder_, "a", with_disk(), GetParam());
+  Ram ram = qemu.open_ram();
+  EXPECT_EQ(ram.blocks().front().shared, GetParam() == Memory::kShared);
+  Machine machine(qemu.qmp());
+  EXPECT_FALSE(machine.running());
+  machine.resume();
+  EXPECT_TRUE(machine.running());
+  qemu.wait_until_counter_passes(ram, 1000);
+
+  machine.stop();
+  EXPECT_FALSE(machine.running());
+  qemu.qmp().hmp("qemu-io format \"write -P 0x11 0 1M\"");
+  const auto state = machine.save_device_state();
+  machine.snapshot_disks(disks_, "point");
+  const auto memory = read_all(ram);
+  const auto counted = qemu.counters(ram);
+  ASSERT_TRUE(in_step(counted));
+
+  for (int round = 0; round < 3; ++round) {
+    machine.resume();
+    qemu.wait_until_counter_passes(ram, counted.front() + 1000);
+    machine.stop();
+    qemu.qmp().hmp("qemu-io format \"write -P 0x22 0 1M\"");
+    EXPECT_TRUE(disk_holds("0x22"));
+    EXPECT_GE(put_back(ram, memory), static_cast<std::uint32_t>(TestQemu::kCounters));
+    machine.load_device_state(state, qemu.machine(), "point", disks_);
+    EXPECT_FALSE(machine.running());
+    EXPECT_TRUE(disk_holds("0x11"));
+    EXPECT_EQ(put_back(ram, memory), 0u) << "the load changed RAM";
+    EXPECT_EQ(qemu.counters(ram), counted);
+  }
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, counted.front() + 1);
+  machine.stop();
+  EXPECT_TRUE(in_step(qemu.counters(ram)));
+
+  machine.delete_disk_snapshot(disks_[0], "point");
+  machine.delete_disk_snapshot(disks_[0], "point");  // gone already
+  EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
+}
+
+INSTANTIATE_TEST_SUITE_P(Memories, MachineTest, ::testing::Values(Memory::kPrivate, Memory::kShared),
+                         [](const auto& parameter) { return parameter.param == Memory::kShared ? "shared" : "anonymous"; });
+
+}  // namespace
+}  // namespace mhv::guest
