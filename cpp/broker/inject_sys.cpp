@@ -238,12 +238,16 @@ Result run_in_child(pid_t pid, int device_fd) {
 
 Injection inject_uffd(const QemuProcess& process, int device_fd) {
   const Result result = run_in_child(process.pid(), device_fd);
+  // A process that is just ending refuses to be traced in several ways.
+  if (result.outcome != Outcome::kDone && !process.alive())
+    throw Error(Code::kGone, fmt::format("QEMU process {} has ended", process.pid()));
   const std::string who = fmt::format("QEMU process {}", process.pid());
   switch (result.outcome) {
     case Outcome::kDone: return {result.value, result.attempts};
     case Outcome::kGone: throw Error(Code::kGone, who + " has ended");
     case Outcome::kAgain:
-      throw Error(Code::kBusy, fmt::format("{} was in no system call in {} looks", who, result.attempts), "try again when it is less busy");
+      throw Error(Code::kBusy, fmt::format("{} was in no system call, or busy with signals, in {} looks", who, result.attempts),
+                  "try again when it is less busy");
     case Outcome::kNoStop:
       throw Error(Code::kBusy, who + " could not be stopped: its main thread waits for the host (disk or network storage)",
                   "try again when its storage answers");

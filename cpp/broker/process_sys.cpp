@@ -133,7 +133,10 @@ QemuProcess QemuProcess::of_peer(int pid) {
 
 bool QemuProcess::alive() const {
   pollfd poll_for{pidfd_.get(), POLLIN, 0};
-  return ::poll(&poll_for, 1, 0) == 0;
+  if (::poll(&poll_for, 1, 0) != 0) return false;
+  // While it ends it has no program any more, before its pidfd says so.
+  char first = 0;
+  return ::readlinkat(folder_.get(), "exe", &first, 1) >= 0 || (errno != ENOENT && errno != ESRCH);
 }
 
 std::string QemuProcess::link(const char* name) const {
@@ -151,8 +154,9 @@ void QemuProcess::check_program() const {
   const std::string path = link("exe");
   struct stat running {};
   if (::fstatat(folder_.get(), "exe", &running, 0) != 0) {
+    const int error = errno;
     if (!alive()) throw_gone(pid_);
-    throw_errno("cannot look at the program of a process");
+    throw_errno("cannot look at the program of a process", error);
   }
   struct stat installed {};
   const bool same = ::stat(path.c_str(), &installed) == 0 && installed.st_dev == running.st_dev && installed.st_ino == running.st_ino;
@@ -166,8 +170,9 @@ void QemuProcess::check_program() const {
 Fd QemuProcess::open(const char* name, int flags) const {
   const int number = ::openat(folder_.get(), name, flags | O_CLOEXEC);
   if (number < 0) {
-    if (errno == ESRCH || errno == ENOENT || !alive()) throw_gone(pid_);
-    throw_errno(fmt::format("cannot open /proc/{}/{}", pid_, name));
+    const int error = errno;
+    if (error == ESRCH || error == ENOENT || !alive()) throw_gone(pid_);
+    throw_errno(fmt::format("cannot open /proc/{}/{}", pid_, name), error);
   }
   return Fd::own(number);
 }
@@ -178,9 +183,10 @@ Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end) const {
   // A path handle first: opening the file for good may have effects, and the mapping may change between two looks.
   const Fd handle = Fd::own(::openat(folder_.get(), name.c_str(), O_PATH | O_CLOEXEC));
   if (!handle) {
+    const int error = errno;
     if (!alive()) throw_gone(pid_);
-    if (errno == ENOENT) throw Error(Code::kNotFound, fmt::format("process {} has no file mapping {}", pid_, range));
-    throw_errno(fmt::format("cannot open mapping {} of process {}", range, pid_));
+    if (error == ENOENT) throw Error(Code::kNotFound, fmt::format("process {} has no file mapping {}", pid_, range));
+    throw_errno(fmt::format("cannot open mapping {} of process {}", range, pid_), error);
   }
   const std::string path = own_link(handle.get());
   struct stat file {};
@@ -200,9 +206,10 @@ Fd QemuProcess::copy_fd(int number) const {
   if (number < 0) throw Error(Code::kInvalid, fmt::format("{} is no descriptor number", number));
   Fd copy = Fd::own(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd_.get(), number, 0)));
   if (!copy) {
-    if (errno == ESRCH) throw_gone(pid_);
-    if (errno == EBADF) throw Error(Code::kNotFound, fmt::format("process {} has no descriptor {}", pid_, number));
-    throw_errno(fmt::format("cannot copy descriptor {} of process {}", number, pid_));
+    const int error = errno;
+    if (error == ESRCH || !alive()) throw_gone(pid_);
+    if (error == EBADF) throw Error(Code::kNotFound, fmt::format("process {} has no descriptor {}", pid_, number));
+    throw_errno(fmt::format("cannot copy descriptor {} of process {}", number, pid_), error);
   }
   return copy;
 }
