@@ -66,8 +66,8 @@ void write_boot_disk(const std::string& path) {
 }
 
 std::vector<std::string> qemu_arguments(const std::string& socket, const std::string& boot_disk, Memory memory) {
-  std::vector<std::string> arguments = {kQemu,    "-accel", "tcg", "-m",    "64", "-display", "none", "-nodefaults",
-                                        "-boot",  "menu=off", "-S",  "-name", "mhv-guest-test"};
+  std::vector<std::string> arguments = {kQemu,         "-accel", "tcg",      "-m", "64",    "-display",      "none",
+                                        "-nodefaults", "-boot",  "menu=off", "-S", "-name", "mhv-guest-test"};
   std::string machine = "pc";
   if (memory == Memory::kShared) {
     machine += ",memory-backend=pc.ram";

@@ -38,6 +38,8 @@ class Machine {
   // RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to their internal
   // snapshot `tag` in the same step. The guest must be stopped, and stays stopped. When it throws, device state and
   // disks are undefined, and it may be tried again.
+  // The load resets the machine first, which writes firmware tables (`/rom@etc/acpi/tables`, ...) as they were before the
+  // firmware placed them: put RAM blocks that are read_only back (again) AFTERWARDS. Writable blocks stay untouched.
   void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
                          std::span<const DiskNode> disks);
   // One internal snapshot of every listed disk, all or none. The guest must be stopped.
