@@ -22,8 +22,8 @@ from nova_mhv import conf as mhv_conf
 from nova_mhv.conf import agent as agent_conf
 
 
-def load_config(arguments: list[str]) -> cfg.ConfigOpts:
-    conf = cfg.ConfigOpts()
+def load_config(arguments: list[str], conf: cfg.ConfigOpts = cfg.CONF) -> cfg.ConfigOpts:
+    """Of the process, unless ``conf`` is given: parts of oslo.messaging know only the global configuration."""
     logging.register_options(conf)
     agent_conf.register_opts(conf)
     conf(

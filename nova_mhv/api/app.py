@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""The WSGI application: routes, errors and headers, with authentication in front of all but the versions.
+"""The WSGI application: routes, errors and headers, with authentication in front of what is about a server.
 
 request id -> proxy headers -> /healthcheck -> negotiation, errors -> versions
                                                                    -> auth_token -> routes of one server
@@ -46,10 +46,12 @@ Handler = Callable[..., webob.Response]
 Route = tuple[str, re.Pattern[str], Handler]
 
 
-def load_config(environ: Any = os.environ) -> cfg.ConfigOpts:
-    """Reads mhv-api.conf; the arguments of the process belong to the WSGI server and are left alone."""
+def load_config(environ: Any = os.environ, conf: cfg.ConfigOpts = cfg.CONF) -> cfg.ConfigOpts:
+    """Reads mhv-api.conf; the arguments of the process belong to the WSGI server and are left alone.
+
+    ``conf`` is the process's: parts of oslo.messaging know only the global configuration.
+    """
     folder = next((environ[name] for name in CONFIG_DIR_VARIABLES if environ.get(name)), CONFIG_DIR)
-    conf = cfg.ConfigOpts()
     logging.register_options(conf)
     api_conf.register_opts(conf)
     conf([], project=mhv_conf.PROJECT, prog="mhv-api", default_config_files=[os.path.join(folder, CONFIG_FILE)])
@@ -71,10 +73,9 @@ def make_application(conf: cfg.ConfigOpts) -> Any:
 
 def make_pipeline(conf: cfg.ConfigOpts, checkpoints: Checkpoints) -> Any:
     resources = auth_token.AuthProtocol(Router(_server_routes(checkpoints)), {"oslo_config_config": conf})
-    application: Any = Front(Router(_version_routes()), resources)
-    application = healthcheck.Healthcheck(application, conf)
-    application = http_proxy_to_wsgi.HTTPProxyToWSGI(application, conf)
-    return request_id.RequestId(application)
+    documents = Router(_version_routes())
+    public = {"": documents, "/v1": documents, "/healthcheck": healthcheck.Healthcheck(None, conf)}
+    return request_id.RequestId(http_proxy_to_wsgi.HTTPProxyToWSGI(Front(public, resources), conf))
 
 
 def _version_routes() -> list[Route]:
@@ -108,7 +109,7 @@ def _server_routes(checkpoints: Checkpoints) -> list[Route]:
 class Front:
     """Negotiates the version and sends the request where it belongs; whatever it answers has the version header."""
 
-    def __init__(self, public: Any, private: Any) -> None:
+    def __init__(self, public: dict[str, Any], private: Any) -> None:
         self._public = public
         self._private = private
 
@@ -117,8 +118,7 @@ class Front:
         version = versions.MIN
         try:
             version = versions.negotiate(request)
-            public = request.path_info.rstrip("/") in ("", "/v1")
-            response = request.get_response(self._public if public else self._private)
+            response = request.get_response(self._public.get(request.path_info.rstrip("/"), self._private))
         except ApiError as error:
             response = error.response()
         except UnicodeDecodeError:

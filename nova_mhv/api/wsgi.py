@@ -12,6 +12,11 @@
 
 """``nova_mhv.api.wsgi:application``, for any WSGI server."""
 
-from nova_mhv.api import app
+from oslo_service.backend import BackendType, init_backend
+
+# Before anything imports oslo_service.service, as oslo.messaging does: native threads, no eventlet.
+init_backend(BackendType.THREADING)
+
+from nova_mhv.api import app  # noqa: E402
 
 application = app.make_application(app.load_config())

@@ -1,0 +1,190 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import uuid
+
+import fake_engine
+import pytest
+from oslo_context import context as oslo_context
+from oslo_messaging.rpc import dispatcher
+
+from nova_mhv.agent.endpoint import AgentEndpoint
+from nova_mhv.agent.operations import Operations
+from nova_mhv.rpc import AgentError
+
+SERVER = str(uuid.uuid4())
+CONTEXT = oslo_context.RequestContext(user_id="user", project_id="project")
+
+
+class FakeExporter:
+    def export(self, client, context, server_id, checkpoint_id, progress):
+        return {"image_id": f"image-of-{context.project_id}", "bytes": 1}
+
+
+class Agent:
+    def __init__(self, *guests):
+        self.engine = fake_engine.FakeEngine(*guests)
+        self.operations = Operations(workers=1, kept=3)
+        self.notifier = fake_engine.FakeNotifier()
+        self.endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter())
+
+    def call(self, method, **arguments):
+        """As the RPC server calls it: the exception that would be sent."""
+        try:
+            return getattr(self.endpoint, method)(CONTEXT, server_id=SERVER, **arguments)
+        except dispatcher.ExpectedException as error:
+            raise error.exc_info[1] from None
+
+    def run(self, method, **arguments):
+        return fake_engine.wait_finished(self.operations, self.call(method, **arguments))
+
+
+@pytest.fixture
+def agent():
+    made = Agent(SERVER)
+    yield made
+    made.engine.gate.set()
+    assert made.operations.stop(30)
+
+
+def test_create_runs_as_an_operation(agent):
+    agent.engine.gate.clear()
+    started = agent.call("checkpoint_create", name="before")
+    assert (started["status"], started["action"], started["server_id"]) == ("running", "create", SERVER)
+    assert agent.engine.entered.acquire(timeout=30)
+    seen = agent.call("operation_show", operation_id=started["id"])
+    assert (seen["stage"], seen["done"], seen["total"]) == ("copying memory", 1, 2)
+    agent.engine.gate.set()
+    done = fake_engine.wait_finished(agent.operations, started)
+    assert done["status"] == "done" and done["error"] is None and done["finished_at"]
+    assert done["result"]["checkpoint"]["name"] == "before"
+
+
+def test_one_operation_per_server(agent):
+    agent.engine.gate.clear()
+    first = agent.call("checkpoint_create", name="")
+    with pytest.raises(AgentError) as caught:
+        agent.call("checkpoint_create", name="")
+    assert caught.value.code == "busy" and first["id"] in caught.value.message
+    agent.engine.gate.set()
+    fake_engine.wait_finished(agent.operations, first)
+    assert agent.run("checkpoint_create", name="")["status"] == "done"
+
+
+def test_engine_error_ends_the_operation(agent):
+    agent.engine.fail = fake_engine.error("no-space", "the disk is full", "delete checkpoints")
+    failed = agent.run("checkpoint_create", name="")
+    assert failed["status"] == "error" and failed["result"] is None
+    assert failed["error"] == {"code": "no-space", "message": "the disk is full", "hint": "delete checkpoints"}
+
+
+def test_unexpected_error_tells_nothing_of_the_host(agent):
+    agent.engine.fail = RuntimeError("/secret/path")
+    failed = agent.run("checkpoint_create", name="")
+    assert failed["error"]["code"] == "internal" and "/secret" not in str(failed)
+
+
+def test_operation_of_another_server_is_not_shown(agent):
+    done = agent.run("checkpoint_create", name="")
+    with pytest.raises(AgentError) as caught:
+        agent.operations.show(str(uuid.uuid4()), done["id"])
+    assert caught.value.code == "not-found"
+
+
+def test_finished_operations_are_bounded(agent):
+    ids = [agent.run("checkpoint_create", name="")["id"] for _ in range(3)]
+    with pytest.raises(AgentError) as caught:
+        agent.call("operation_show", operation_id=ids[0])
+    assert caught.value.code == "not-found" and "list" in caught.value.hint
+    assert agent.call("operation_show", operation_id=ids[2])["status"] == "done"
+
+
+def test_stopping_agent_takes_no_operation():
+    made = Agent(SERVER)
+    assert made.operations.stop(30)
+    with pytest.raises(AgentError) as caught:
+        made.call("checkpoint_create", name="")
+    assert caught.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    "method, arguments",
+    [
+        ("checkpoint_list", {"marker": "", "limit": 1}),
+        ("checkpoint_show", {"checkpoint_id": str(uuid.uuid4())}),
+        ("checkpoint_delete", {"checkpoint_id": str(uuid.uuid4())}),
+        ("checkpoint_create", {"name": ""}),
+        ("checkpoint_restore", {"checkpoint_id": str(uuid.uuid4())}),
+        ("checkpoint_export", {"checkpoint_id": str(uuid.uuid4())}),
+        ("checkpoint_verify", {}),
+        ("guest_status", {}),
+    ],
+)
+def test_server_without_the_service(method, arguments):
+    made = Agent()
+    with pytest.raises(AgentError) as caught:
+        made.call(method, **arguments)
+    assert caught.value.code == "no-service" and "mhv:services=checkpoint" in caught.value.hint
+
+
+@pytest.mark.parametrize("method", ["checkpoint_show", "checkpoint_delete", "checkpoint_restore", "checkpoint_export"])
+def test_unknown_checkpoint_is_told_at_once(agent, method):
+    with pytest.raises(AgentError) as caught:
+        agent.call(method, checkpoint_id=str(uuid.uuid4()))
+    assert caught.value.code == "not-found"
+
+
+def test_restore_export_verify(agent):
+    checkpoint = agent.engine.add(SERVER)
+    restored = agent.run("checkpoint_restore", checkpoint_id=checkpoint["id"])
+    assert restored["result"]["in_place"] and restored["checkpoint_id"] == checkpoint["id"]
+    exported = agent.run("checkpoint_export", checkpoint_id=checkpoint["id"])
+    assert exported["result"]["image_id"] == "image-of-project"
+    assert agent.run("checkpoint_verify")["result"]["problems"] == []
+
+
+def test_notifications_of_create(agent):
+    done = agent.run("checkpoint_create", name="n")
+    checkpoint_id = done["result"]["checkpoint"]["id"]
+    about = {"server_id": SERVER, "operation_id": done["id"], "name": "n"}
+    assert agent.notifier.sent == [
+        ("create.start", about),
+        ("create.end", {**about, "checkpoint_id": checkpoint_id}),
+    ]
+
+
+def test_notifications_of_failures(agent):
+    agent.engine.fail = fake_engine.error("gone", "the guest ended", "")
+    agent.run("checkpoint_create", name="")
+    with pytest.raises(AgentError):
+        agent.call("checkpoint_delete", checkpoint_id="no-such")
+    assert [event for event, _ in agent.notifier.sent] == [
+        "create.start",
+        "create.error",
+        "delete.start",
+        "delete.error",
+    ]
+    assert agent.notifier.sent[1][1]["error"]["code"] == "gone"
+
+
+def test_mhvd_that_does_not_run():
+    def refuse():
+        raise fake_engine.error("unavailable", "mhvd does not answer", "start it")
+
+    class Dead:
+        def __getattr__(self, name):
+            return lambda *arguments: refuse()
+
+    endpoint = AgentEndpoint(Dead, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter())
+    with pytest.raises(dispatcher.ExpectedException) as caught:
+        endpoint.guest_status(CONTEXT, SERVER)
+    assert caught.value.exc_info[1].code == "unavailable"

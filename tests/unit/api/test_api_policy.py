@@ -1,0 +1,107 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+import uuid
+
+import pytest
+from conftest import fault
+
+READS = ["index", "show", "operation", "services"]
+WRITES = ["create", "delete", "restore", "export", "verify"]
+
+
+def request(cloud, action, server, checkpoint, **who):
+    def path(*steps):
+        return cloud.path(*steps, server=server)
+
+    match action:
+        case "index":
+            return cloud.ask("GET", path("checkpoints"), **who)
+        case "create":
+            return cloud.ask("POST", path("checkpoints"), {"checkpoint": {}}, **who)
+        case "show" | "delete":
+            return cloud.ask({"show": "GET"}.get(action, "DELETE"), path("checkpoints", checkpoint), **who)
+        case "restore" | "export":
+            return cloud.ask("POST", path("checkpoints", checkpoint, action), **who)
+        case "verify":
+            return cloud.ask("POST", path("checkpoints", "verify"), **who)
+        case "operation":
+            return cloud.ask("GET", path("operations", str(uuid.uuid4())), **who)
+        case "services":
+            return cloud.ask("GET", path("services"), **who)
+
+
+@pytest.mark.parametrize("action", READS + WRITES)
+@pytest.mark.parametrize("role", ["reader", "member"])
+def test_server_of_another_project_is_not_there(cloud, action, role):
+    checkpoint = cloud.checkpoint(cloud.foreign)
+    answer = request(cloud, action, cloud.foreign, checkpoint, role=role)
+    missing = str(uuid.uuid4())
+    nowhere = request(cloud, action, missing, checkpoint, role=role)
+    assert fault(answer)[:2] == (404, "itemNotFound")
+    # Not a word tells it from a server that does not exist.
+    assert fault(answer)[2].replace(cloud.foreign, missing) == fault(nowhere)[2]
+    assert len(cloud.engine.guests[cloud.foreign]) == 1 and cloud.notifier.sent == []
+
+
+@pytest.mark.parametrize("action", ["show", "delete", "restore", "export"])
+def test_checkpoint_of_another_server_is_not_there(cloud, action):
+    checkpoint = cloud.checkpoint(cloud.foreign)
+    assert fault(request(cloud, action, cloud.server, checkpoint))[0] == 404
+    assert len(cloud.engine.guests[cloud.foreign]) == 1
+
+
+def test_operation_of_another_server_is_not_there(cloud):
+    path = cloud.path("checkpoints", server=cloud.foreign)
+    made = cloud.ask("POST", path, {"checkpoint": {}}, project_id=cloud.theirs)
+    assert fault(cloud.ask("GET", cloud.path("operations", made.json["operation"]["id"])))[0] == 404
+
+
+@pytest.mark.parametrize("action", WRITES)
+def test_readers_change_nothing(cloud, action):
+    checkpoint = cloud.checkpoint()
+    answer = request(cloud, action, cloud.server, checkpoint, role="reader")
+    assert fault(answer)[:2] == (403, "forbidden")
+    assert len(cloud.engine.guests[cloud.server]) == 1
+
+
+@pytest.mark.parametrize("action", ["index", "show", "services"])
+def test_readers_read(cloud, action):
+    assert request(cloud, action, cloud.server, cloud.checkpoint(), role="reader").status_int == 200
+
+
+@pytest.mark.parametrize("action", READS + WRITES)
+def test_other_roles_do_nothing(cloud, action):
+    assert fault(request(cloud, action, cloud.server, cloud.checkpoint(), role="nobody"))[0] == 403
+
+
+@pytest.mark.parametrize("action, status", [("index", 200), ("show", 200), ("create", 202), ("delete", 204)])
+def test_operator_may_do_it_to_every_server(cloud, action, status):
+    checkpoint = cloud.checkpoint(cloud.foreign)
+    assert request(cloud, action, cloud.foreign, checkpoint, role="admin").status_int == status
+
+
+def test_policy_file_decides(cloud, tmp_path):
+    (tmp_path / "policy.yaml").write_text('"hypervisor_service:checkpoints:create": "role:admin"\n')
+    cloud.conf.set_override("policy_file", str(tmp_path / "policy.yaml"), group="oslo_policy")
+    assert fault(request(cloud, "create", cloud.server, ""))[0] == 403
+    assert request(cloud, "create", cloud.server, "", role="admin").status_int == 202
+
+
+@pytest.mark.parametrize("action", READS + WRITES)
+def test_no_token(cloud, action):
+    answer = request(cloud, action, cloud.server, cloud.checkpoint(), role=None)
+    assert answer.status_int == 401 and "Keystone" in answer.headers["WWW-Authenticate"]
+
+
+def test_wrong_token(cloud):
+    assert cloud.ask("GET", cloud.path("checkpoints"), role=None, headers={"X-Auth-Token": "x"}).status_int == 401
