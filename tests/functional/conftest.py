@@ -10,6 +10,9 @@ import lab
 import pytest
 
 
+FAILED = pytest.StashKey[list]()
+
+
 def pytest_collection_modifyitems(items):
     # A storm of kills last: what it finds is easier to read when everything else is known to work.
     items.sort(key=lambda item: item.get_closest_marker("storm") is not None)
@@ -18,6 +21,7 @@ def pytest_collection_modifyitems(items):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
+    item.stash.setdefault(FAILED, []).append(report.failed)
     host = item.funcargs.get("host") if hasattr(item, "funcargs") else None
     if report.failed and host:
         for name in ("mhvd", "mhv-broker", "libvirtd"):
@@ -71,34 +75,70 @@ def engine(host):
     return lab.Engine(host)
 
 
-def _maker(host, engine, images, state):
-    guests = []
+class Pool:
+    """Guests that a test left as it found them serve the next one: a boot takes longer than most tests."""
 
-    def make(kind="memfd", start=True, **more):
+    def __init__(self, host, engine, images, state):
+        self.host, self.engine, self.images, self.state = host, engine, images, state
+        self.idle, self.all = [], []
+
+    def take(self, kind="memfd", start=True, **more):
         if kind == "uefi" and not pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd").exists():
             pytest.skip("OVMF is not installed")
-        guest = lab.Guest(host, images, state / "guests", kind, **more)
-        guests.append(guest)
+        wanted = (kind, sorted(more.items()))
+        for guest in self.idle if start else []:
+            if guest.wanted == wanted:
+                self.idle.remove(guest)
+                return guest
+        guest = lab.Guest(self.host, self.images, self.state / "guests", kind, **more)
+        guest.wanted = wanted
+        self.all.append(guest)
         return guest.start() if start else guest
 
-    yield make
-    for guest in guests:
-        guest.remove()
+    def give_back(self, guest, failed):
         try:
-            engine.forget(guest.uuid)
-        except (lab.EngineError, RuntimeError):
-            pass
-        shutil.rmtree(guest.folder, ignore_errors=True)
+            self.engine.forget(guest.uuid)
+        except (lab.EngineError, RuntimeError) as error:
+            print(f"forget {guest.name}: {error}")
+        try:
+            if not failed and guest.state == "running":
+                guest.reset()
+                self.idle.append(guest)
+                return
+        except (AssertionError, LookupError, OSError) as error:
+            print(f"{guest.name} is not used again: {error}")
+        self.remove(guest)
+
+    def remove(self, guest):
+        guest.remove()
+        if guest in self.all:
+            self.all.remove(guest)
+        if not os.environ.get("MHV_KEEP"):
+            shutil.rmtree(guest.folder, ignore_errors=True)
+
+    def close(self):
+        for guest in list(self.all):
+            self.remove(guest)
+
+
+@pytest.fixture(scope="session")
+def pool(host, engine, images, state):
+    pool = Pool(host, engine, images, state)
+    yield pool
+    pool.close()
 
 
 @pytest.fixture
-def make_guest(host, engine, images, state):
-    yield from _maker(host, engine, images, state)
+def make_guest(pool, request):
+    taken = []
 
+    def make(*args, **more):
+        taken.append(pool.take(*args, **more))
+        return taken[-1]
 
-@pytest.fixture(scope="module")
-def make_shared_guest(host, engine, images, state):
-    yield from _maker(host, engine, images, state)
+    yield make
+    for guest in taken:
+        pool.give_back(guest, any(request.node.stash.get(FAILED, [])))
 
 
 @pytest.fixture(params=["memfd", "anon"])
@@ -110,8 +150,9 @@ def guest(request, make_guest, engine):
 
 
 @pytest.fixture(scope="module")
-def shared(make_shared_guest, engine):
+def shared(pool, engine):
     """One attached guest for tests that leave it as it was."""
-    guest = make_shared_guest()
+    guest = pool.take()
     engine.attach(guest.name)
-    return guest
+    yield guest
+    pool.give_back(guest, failed=True)

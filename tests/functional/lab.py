@@ -221,6 +221,7 @@ class Guest:
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o777)
         self.images = images
+        self.keys = set()
         self.disk_format = "raw" if kind == "raw" else "qcow2"
         self.disk = self.folder / f"disk.{self.disk_format}"
         if kind == "raw":
@@ -353,6 +354,7 @@ class Guest:
         return seen
 
     def set(self, key, value):
+        self.keys.add(key)
         self.ask(f"set {key} {value}")
 
     def get(self, key):
@@ -370,6 +372,18 @@ class Guest:
 
     def fingerprint(self):
         return self.ask("mem-fingerprint")
+
+    def reset(self):
+        """As after a boot: whole, no keys, the usual rates."""
+        self.assert_whole(timeout=20)
+        for key in self.keys:
+            try:
+                self.ask(f"del {key}")
+            except LookupError:
+                pass
+        self.keys.clear()
+        for line in ("rate 100", "disk-rate 5", "verify 2000"):
+            self.ask(line)
 
     def busy(self, rate=2000, pages=None):
         """Rewrites pages, until `pages` of them were written."""

@@ -1,0 +1,124 @@
+"""kill -9 of whatever runs, at any moment: no page of the guest changes, no checkpoint is lost, none is half-made.
+
+MHV_KILLS sets how many (default 20; 100 takes about fifteen minutes on two cores). MHV_SEED repeats a run.
+"""
+
+import os
+import random
+import threading
+import time
+
+import lab
+import pytest
+
+KILLS = int(os.environ.get("MHV_KILLS", "20"))
+SEED = int(os.environ.get("MHV_SEED", str(int(time.time()))))
+VICTIMS = ["worker", "mhvd", "mhv-broker", "libvirtd"]
+
+
+class Storm:
+    """Kills one process at a random moment of the action that runs, and knows when all are back."""
+
+    def __init__(self, host, engine, guest):
+        self.host, self.engine, self.guest = host, engine, guest
+        self.random = random.Random(SEED)
+
+    def pid_of(self, victim):
+        if victim != "worker":
+            return self.host.daemon_pid(victim)
+        try:
+            return (self.engine.status(self.guest.name) or {}).get("worker_pid", 0)
+        except lab.EngineError:
+            return 0
+
+    def strike(self, action, victim):
+        """Runs `action` and kills `victim` somewhere in it. Returns the action's result, or its error."""
+        pid = lab.wait_until(f"{victim} to run", lambda: self.pid_of(victim))
+        result = []
+
+        def act():
+            try:
+                result.append(action())
+            except (lab.EngineError, RuntimeError) as error:
+                result.append(error)
+
+        thread = threading.Thread(target=act)
+        thread.start()
+        # An action takes some tens of milliseconds after mhvctl has started, and up to a second under load.
+        time.sleep(self.random.choice([0.0, 0.02, 0.05, 0.1, 0.2, 0.4]) * self.random.uniform(0.5, 1.5))
+        lab.kill(pid)
+        thread.join(300)
+        assert not thread.is_alive(), f"the action hangs after the death of {victim}"
+        print(f"killed {victim} ({pid}): {result[0]}")
+        return result[0]
+
+    def settle(self):
+        """Everything is back, and the guest answers."""
+        lab.wait_until("services to be back", lambda: all(map(self.pid_of, VICTIMS[1:])), 60)
+        lab.wait_until("libvirt to answer", lambda: self.host.run("virsh", "-q", "version", check=False).returncode == 0, 60)
+        self.engine.wait_state(self.guest.name, "attached", 90)
+        assert self.guest.state == "running"
+        self.guest.wait_answer(30)
+
+
+def check_restores(storm, known):
+    """Restores some checkpoint; its own key tells which one it is."""
+    name, checkpoint = storm.random.choice(list(known.items()))
+    return name, lambda: storm.engine.restore(storm.guest.name, checkpoint["id"])
+
+
+@pytest.mark.storm
+@pytest.mark.parametrize("kind", ["memfd", "anon"])
+def test_storm(make_guest, engine, host, kind):
+    print(f"MHV_SEED={SEED} MHV_KILLS={KILLS}")
+    guest = make_guest(kind, mib=48)
+    engine.attach(guest.name)
+    storm = Storm(host, engine, guest)
+    boot = guest.status()["boot"]
+    prints, known = {}, {}
+
+    def remember(name):
+        guest.set("here", name)
+        prints[name] = guest.quiet()
+
+    remember("start")
+    known["start"] = engine.create(guest.name, "start")
+    for round_number in range((KILLS + 1) // 2):
+        guest.busy(3000, pages=500)
+        if storm.random.random() < 0.6:
+            name = f"point {round_number}"
+            remember(name)
+            result = storm.strike(lambda name=name: engine.create(guest.name, name), storm.random.choice(VICTIMS))
+            storm.settle()
+            listed = {c["name"]: c for c in engine.list(guest.name)}
+            if isinstance(result, dict):
+                assert listed[name]["id"] == result["id"], "a checkpoint that was reported is lost"
+            if name in listed:  # it may be there although its report never came
+                assert listed[name]["state"] == "available"
+                known[name] = listed[name]
+        else:
+            name, action = check_restores(storm, known)
+            result = storm.strike(action, storm.random.choice(VICTIMS))
+            storm.settle()
+            if isinstance(result, dict):
+                assert guest.get("here") == name
+                assert guest.fingerprint() == prints[name]
+            else:  # all of the restore, or nothing of it
+                assert guest.get("here") in prints
+        assert guest.assert_whole()["boot"] == boot
+
+    # Strikes in the middle of nothing at all.
+    guest.busy(1000)
+    for _ in range(KILLS // 2):
+        storm.strike(lambda: time.sleep(0.05), storm.random.choice(VICTIMS))
+    storm.settle()
+    guest.assert_whole()
+
+    listed = {c["name"]: c for c in engine.list(guest.name)}
+    assert set(listed) == set(known), "what is listed is what was made"
+    assert not engine.verify(guest.name).get("problems")
+    for name, checkpoint in known.items():
+        engine.restore(guest.name, checkpoint["id"])
+        assert guest.get("here") == name
+        assert guest.fingerprint() == prints[name]
+        guest.assert_whole()
