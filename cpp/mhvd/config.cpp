@@ -1,0 +1,42 @@
+#include "mhvd/config.h"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+
+namespace mhv::mhvd {
+namespace {
+
+std::string beside_this_program(const std::string& name) {
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? name : (self.parent_path() / name).string();
+}
+
+}  // namespace
+
+ParsedConfig parse_config(int argc, const char* const* argv) {
+  ParsedConfig out;
+  Config& config = out.config;
+  CLI::App app{"mhvd: supervises the services of this host's guests (checkpoints). Needs mhv-broker and libvirt."};
+  app.set_version_flag("--version", "mhvd " MHV_VERSION);
+  app.set_config("--config", "/etc/nova-mhv/mhvd.conf", "configuration file; every option below is a line \"run-dir=PATH\" in it", false);
+  app.add_option("--run-dir", config.run_dir, "sockets and run state; lost at reboot")->capture_default_str();
+  app.add_option("--state-dir", config.state_dir, "checkpoints and known guests")->capture_default_str();
+  app.add_option("--libvirt-uri", config.libvirt_uri, "libvirt of this host")->capture_default_str();
+  app.add_option("--libvirt-run-dir", config.libvirt_run_dir, "where libvirt keeps qemu/NAME.pid")->capture_default_str();
+  app.add_option("--worker", config.worker, "the mhv-worker program; default: beside mhvd");
+  app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
+  app.add_option("--log-level", config.log_level, "how much goes to standard error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error"}))
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+    if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
+    out.run = true;
+  } catch (const CLI::ParseError& error) {
+    out.exit_code = app.exit(error) == 0 ? 0 : 2;
+  }
+  return out;
+}
+
+}  // namespace mhv::mhvd

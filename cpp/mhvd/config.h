@@ -1,0 +1,35 @@
+// What mhvd was told on its command line and in its configuration file.
+#pragma once
+
+#include <string>
+
+namespace mhv::mhvd {
+
+struct Config {
+  std::string run_dir = "/run/nova-mhv";
+  std::string state_dir = "/var/lib/nova-mhv";
+  std::string libvirt_uri = "qemu:///system";
+  std::string libvirt_run_dir = "/run/libvirt";
+  std::string worker;  // program; "": mhv-worker beside this one
+  std::string user = "nova-mhv";
+  std::string log_level = "info";
+
+  std::string socket_path() const { return run_dir + "/mhvd.sock"; }
+  std::string broker_path() const { return run_dir + "/broker.sock"; }
+  std::string lock_path() const { return run_dir + "/mhvd.lock"; }
+  std::string monitor_path(const std::string& uuid) const { return run_dir + "/qmp/" + uuid + ".sock"; }
+  std::string run_state_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".state"; }
+  std::string uffd_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".uffd"; }
+  std::string guests_dir() const { return state_dir + "/guests"; }
+  std::string guest_dir(const std::string& uuid) const { return guests_dir() + "/" + uuid; }
+};
+
+// Returns nothing to do (exit code set) after --help, --version and errors, which are printed.
+struct ParsedConfig {
+  Config config;
+  bool run = false;
+  int exit_code = 0;
+};
+ParsedConfig parse_config(int argc, const char* const* argv);
+
+}  // namespace mhv::mhvd

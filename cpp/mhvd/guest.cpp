@@ -1,0 +1,333 @@
+#include "mhvd/guest.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+
+#include "mhvd/guest_conf.h"
+
+namespace mhv::mhvd {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto kRespawnFirst = 100ms;
+constexpr auto kRespawnLast = 5s;
+constexpr auto kRespawnForgiven = 1min;
+constexpr auto kAttachRetry = 2s;
+constexpr auto kDetachTimeout = 10s;
+constexpr off_t kRunStateBytes = 4096;
+
+// Worth another try without anything having changed.
+bool passes(Code code) { return code == Code::kUnavailable || code == Code::kBusy || code == Code::kGone; }
+
+}  // namespace
+
+Guest::Guest(const Config& config, Hypervisor& hypervisor, protocol::GuestConf conf)
+    : config_(config), hypervisor_(hypervisor), uuid_(conf.uuid()), respawn_delay_(kRespawnFirst), conf_(std::move(conf)) {
+  wake_ = Fd::own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_) throw_errno("cannot make an eventfd");
+  phase_ = conf_.options().services().empty() ? Phase::kDetached : Phase::kAttaching;
+  thread_ = std::thread([this] { run(); });
+}
+
+Guest::~Guest() {
+  begin_stop();
+  thread_.join();
+}
+
+void Guest::begin_stop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  if (worker_) worker_->close();
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+}
+
+std::string Guest::label() const { return name() + " (" + uuid_ + ")"; }
+
+void Guest::run() {
+  for (;;) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stopping_) break;
+    }
+    Clock::time_point until = Clock::now() + kAttachRetry;
+    try {
+      until = step();
+    } catch (const std::exception& error) {
+      spdlog::error("guest {}: {}", label(), error.what());
+    }
+    wait_for_events(until);
+  }
+  std::shared_ptr<WorkerProcess> worker;
+  {
+    const std::lock_guard lock(mutex_);
+    worker = std::move(worker_);
+  }
+  worker.reset();  // waits for it: it may still need the monitor
+  attachment_.reset();
+}
+
+Guest::Clock::time_point Guest::step() {
+  drop_ended_worker();
+  bool worker;
+  std::uint64_t wanted;
+  bool due;
+  {
+    const std::lock_guard lock(mutex_);
+    worker = worker_ != nullptr;
+    wanted = looks_wanted_;
+  }
+  if (!worker && Clock::now() >= respawn_at_) start_worker();
+  {
+    const std::lock_guard lock(mutex_);
+    worker = worker_ != nullptr;
+    due = looks_wanted_ != looks_done_ || Clock::now() >= look_at_;
+  }
+  if (due && worker) look_at_domain();
+  const std::lock_guard lock(mutex_);
+  if (worker || failure_) looks_done_ = wanted;
+  changed_.notify_all();
+  return worker ? look_at_ : respawn_at_;
+}
+
+void Guest::wait_for_events(Clock::time_point until) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
+  const int pidfd = attachment_ ? attachment_->pidfd.get() : -1;
+  std::array<pollfd, 2> polled{pollfd{wake_.get(), POLLIN, 0}, pollfd{pidfd, POLLIN, 0}};
+  ::poll(polled.data(), polled.size(), static_cast<int>(std::clamp<long>(left, 0, 3'600'000)));
+  eventfd_t count;
+  if (polled[0].revents != 0) ::eventfd_read(wake_.get(), &count);
+  if (polled[1].revents != 0) {
+    ended_qemu_ = attachment_->process;
+    take_down("the guest's QEMU ended", false);
+    poke();
+  }
+}
+
+void Guest::drop_ended_worker() {
+  std::shared_ptr<WorkerProcess> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!worker_ended_) return;
+    worker_ended_ = false;
+    ended = std::move(worker_);
+    ++restarts_;
+    ++looks_wanted_;
+    if (phase_ == Phase::kUp) phase_ = Phase::kAttaching;
+    failure_.reset();
+  }
+  ended.reset();
+  attachment_.reset();
+  if (Clock::now() - spawned_at_ > kRespawnForgiven) respawn_delay_ = kRespawnFirst;
+  respawn_at_ = Clock::now() + respawn_delay_;
+  respawn_delay_ = std::min<Clock::duration>(respawn_delay_ * 2, kRespawnLast);
+}
+
+void Guest::start_worker() {
+  spawned_at_ = Clock::now();
+  try {
+    const std::string path = config_.run_state_path(uuid_);
+    const Fd state = Fd::open(path, O_RDWR | O_CREAT);
+    if (::ftruncate(state.get(), kRunStateBytes) != 0) throw_errno("cannot size " + path);
+    auto worker = std::make_shared<WorkerProcess>(
+        config_.worker,
+        WorkerProcess::Handlers{[this](const protocol::WorkerReport& report) { on_report(report); }, [this] { on_worker_end(); }});
+    protocol::WorkerCommand command;
+    const std::array<int, 1> fds{state.get()};
+    {
+      const std::lock_guard lock(mutex_);
+      auto& start = *command.mutable_start();
+      start.set_guest(uuid_);
+      start.set_name(conf_.name());
+      start.set_store_path(config_.guest_dir(uuid_));
+      *start.mutable_options() = conf_.options();
+      worker_options_ = conf_.options();
+      if (stopping_) return;
+      worker_ = worker;
+    }
+    worker->send(command, fds);
+    spdlog::info("guest {}: worker {} started", label(), worker->pid());
+  } catch (const Error& error) {
+    respawn_at_ = Clock::now() + respawn_delay_;
+    respawn_delay_ = std::min<Clock::duration>(respawn_delay_ * 2, kRespawnLast);
+    failed_to_attach(error);
+  }
+}
+
+void Guest::look_at_domain() {
+  look_at_ = Clock::now() + std::chrono::hours(1);
+  Domain domain{uuid_, name(), std::nullopt};
+  try {
+    try {
+      domain = hypervisor_.find(uuid_);
+    } catch (const Error& error) {
+      if (error.code() != Code::kNotFound) throw;  // else undefined: its checkpoints stay
+    }
+    act_on(domain);
+  } catch (const Error& error) {
+    failed_to_attach(error);
+  }
+}
+
+void Guest::update_conf(const Domain& domain) {
+  std::shared_ptr<WorkerProcess> worker;
+  protocol::WorkerCommand command;
+  {
+    const std::lock_guard lock(mutex_);
+    if (conf_.name() != domain.name) {
+      conf_.set_name(domain.name);
+      save_guest_conf(config_.guest_dir(uuid_), conf_);
+    }
+    if (conf_.options().SerializeAsString() == worker_options_.SerializeAsString()) return;
+    worker_options_ = conf_.options();
+    *command.mutable_options()->mutable_options() = conf_.options();
+    worker = worker_;
+  }
+  if (worker) worker->send(command);
+}
+
+void Guest::act_on(const Domain& domain) {
+  update_conf(domain);
+  const bool runs = domain.process && domain.process != ended_qemu_;
+  if (attachment_ && (!runs || attachment_->process != *domain.process)) take_down("the guest's QEMU ended", false);
+  bool wanted;
+  bool again;
+  {
+    const std::lock_guard lock(mutex_);
+    wanted = !conf_.options().services().empty();
+    again = std::exchange(hand_over_again_, false);
+  }
+  if (attachment_ && again && wanted) take_down("attaching again", false);
+  if (!wanted) {
+    if (!attachment_ && runs && hypervisor_.tracks(domain)) bring_up(domain);  // only to leave it clean
+    if (attachment_) take_down("detached", true);
+    set_phase(Phase::kDetached);
+  } else if (!runs) {
+    set_phase(Phase::kStopped);
+  } else if (!attachment_) {
+    bring_up(domain);
+  }
+}
+
+void Guest::bring_up(const Domain& domain) {
+  set_phase(Phase::kAttaching);
+  std::shared_ptr<WorkerProcess> worker;
+  protocol::ServiceOptions options;
+  {
+    const std::lock_guard lock(mutex_);
+    worker = worker_;
+    options = conf_.options();
+  }
+  if (!worker) return;
+  auto fresh = std::make_unique<Attachment>(hypervisor_.attach(domain, options));
+  {
+    const std::lock_guard lock(mutex_);
+    facts_.Clear();
+    facts_.set_qemu_pid(fresh->process.pid);
+    facts_.set_accelerator(fresh->up.kvm() ? "kvm" : "tcg");
+    facts_.set_own_monitor(fresh->own_monitor);
+    reported_.set_state("attaching");
+    reported_.clear_message();
+    phase_ = Phase::kUp;
+    failure_.reset();
+  }
+  protocol::WorkerCommand command;
+  *command.mutable_guest_up() = std::move(fresh->up);
+  std::vector<int> fds;
+  for (const Fd& fd : fresh->fds) fds.push_back(fd.get());
+  attachment_ = std::move(fresh);
+  worker->send(command, fds);
+  attachment_->fds.clear();
+  spdlog::info("guest {}: QEMU {} handed to worker {}{}", label(), attachment_->process.pid, worker->pid(),
+               attachment_->own_monitor ? "" : " (monitor through libvirt)");
+  send_hold();
+}
+
+void Guest::take_down(const std::string& reason, bool detach) {
+  spdlog::info("guest {}: {}", label(), reason);
+  protocol::WorkerCommand command;
+  command.mutable_guest_down()->set_reason(reason);
+  command.mutable_guest_down()->set_detach(detach);
+  std::shared_ptr<WorkerProcess> worker;
+  {
+    const std::lock_guard lock(mutex_);
+    worker = worker_;
+    hold_.reset();
+    phase_ = Phase::kStopped;
+  }
+  bool left_clean = false;
+  try {
+    if (worker) worker->send(command);
+    std::unique_lock lock(mutex_);
+    left_clean = detach && wait_for_worker_state(lock, kDetachTimeout, false);
+  } catch (const Error& error) {
+    spdlog::warn("guest {}: {}", label(), error.what());
+  }
+  if (left_clean) hypervisor_.tracking_is_off(uuid_);
+  attachment_.reset();
+  const std::lock_guard lock(mutex_);
+  facts_.Clear();
+  changed_.notify_all();
+}
+
+void Guest::failed_to_attach(const Error& error) {
+  const bool again = passes(error.code());
+  if (again) look_at_ = Clock::now() + kAttachRetry;
+  spdlog::warn("guest {}: {}{}", label(), error.what(), again ? "; trying again" : "");
+  const std::lock_guard lock(mutex_);
+  failure_ = error;
+  if (attachment_) return;  // libvirt is away, the worker is not
+  phase_ = again ? Phase::kAttaching : Phase::kFailed;
+  changed_.notify_all();
+}
+
+void Guest::set_phase(Phase phase) {
+  const std::lock_guard lock(mutex_);
+  phase_ = phase;
+  failure_.reset();
+  changed_.notify_all();
+}
+
+void Guest::on_report(const protocol::WorkerReport& report) {
+  bool tracking = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (report.has_status()) {
+      reported_ = report.status();
+      const bool same_qemu = reported_.qemu_pid() == 0 || reported_.qemu_pid() == facts_.qemu_pid();
+      tracking = reported_.state() == "attached" && phase_ == Phase::kUp && same_qemu;
+    } else if (report.has_reply()) {
+      const auto found = pending_.find(report.reply().id());
+      if (found == pending_.end()) return;
+      (report.reply().has_progress() ? found->second->progress : found->second->reply) = report.reply();
+    }
+    changed_.notify_all();
+  }
+  if (tracking) hypervisor_.tracking_is_on(uuid_);
+}
+
+void Guest::on_worker_end() {
+  const std::lock_guard lock(mutex_);
+  worker_ended_ = true;
+  for (auto& [id, pending] : pending_) {
+    if (pending->reply) continue;
+    protocol::Reply reply;
+    reply.mutable_error()->set_code(static_cast<std::uint32_t>(Code::kUnavailable));
+    reply.mutable_error()->set_message("the worker ended in the middle; the guest runs on");
+    reply.mutable_error()->set_hint("try again");
+    pending->reply = std::move(reply);
+  }
+  changed_.notify_all();
+  ::eventfd_write(wake_.get(), 1);
+}
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,122 @@
+// One known guest: its worker kept alive, its QEMU handed to it, its requests passed on.
+//
+//   detached  no service is asked for; the worker serves what is stored
+//   stopped   no QEMU runs
+//   attaching a QEMU runs and is about to be handed over
+//   up        the worker has it (the worker's own reports say "attached", "held", "restoring", "failed")
+//   failed    it cannot be attached (why: message); looked at again at the next event of the guest
+//
+// One thread per guest does all that takes time (spawning, attaching) and owns worker_, attachment_ and the descriptors;
+// client threads and the worker's reader only wake it. Lock order: Guest::mutex_, then nothing of ours.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "mhv.pb.h"
+#include "mhvd/config.h"
+#include "mhvd/hypervisor.h"
+#include "mhvd/worker_process.h"
+
+namespace mhv::mhvd {
+
+using ReplyFn = std::function<void(const protocol::Reply&)>;
+
+// Thread-safe.
+class Guest {
+ public:
+  enum class Phase { kDetached, kStopped, kAttaching, kUp, kFailed };
+
+  // `config` and `hypervisor` outlive it. The thread starts at once.
+  Guest(const Config& config, Hypervisor& hypervisor, protocol::GuestConf conf);
+  ~Guest();           // the worker finishes what it does first
+  void begin_stop();  // the destructor's beginning: for many guests, call it on all first
+
+  const std::string& uuid() const { return uuid_; }
+  std::string name() const;
+  protocol::GuestStatus status() const;
+  Phase phase() const;
+
+  // Something may have happened to the QEMU: look.
+  void poke();
+  // New options (no services: detach), saved before this returns. Then waits until the guest's thread has acted on them
+  // and the worker has answered, and throws what kept the guest from being attached.
+  void configure(const protocol::ServiceOptions& options);
+  // Passes a request to the worker and waits for the reply that ends it; `progress` gets the others. Throws kUnavailable
+  // when there is no worker, or it ends in the middle. Waits a while for a guest that is being attached.
+  protocol::Reply call(protocol::Request request, std::span<const int> fds, const ReplyFn& progress);
+  // Kept here, too, so that a new worker is told again.
+  void hold(const protocol::Hold& hold);
+  void release();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Pending {
+    std::optional<protocol::Reply> progress;  // the latest that was not passed on
+    std::optional<protocol::Reply> reply;
+  };
+
+  void run();
+  Clock::time_point step();  // what is due; returns when to look again
+  void wait_for_events(Clock::time_point until);
+  void drop_ended_worker();
+  void start_worker();
+  void look_at_domain();
+  void act_on(const Domain& domain);
+  void bring_up(const Domain& domain);
+  void take_down(const std::string& reason, bool detach);
+  void failed_to_attach(const Error& error);
+  void update_conf(const Domain& domain);
+  bool wait_for_worker_state(std::unique_lock<std::mutex>& lock, std::chrono::seconds timeout, bool up);
+  void send_hold();
+  void on_report(const protocol::WorkerReport& report);
+  void on_worker_end();
+  void set_phase(Phase phase);
+  std::string label() const;  // "s1 (UUID)" for the log
+
+  const Config& config_;
+  Hypervisor& hypervisor_;
+  const std::string uuid_;
+  Fd wake_;
+
+  // Of the guest's thread alone:
+  std::unique_ptr<Attachment> attachment_;
+  Clock::time_point respawn_at_{};
+  Clock::time_point spawned_at_{};
+  Clock::duration respawn_delay_;
+  Clock::time_point look_at_{};          // the next look at the domain when nothing wakes us
+  std::optional<ProcessId> ended_qemu_;  // seen to end, though libvirt may not have noticed
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::shared_ptr<WorkerProcess> worker_;
+  bool worker_ended_ = false;
+  bool stopping_ = false;
+  bool hand_over_again_ = false;  // the worker could not attach; somebody asks to try again
+  protocol::GuestConf conf_;
+  protocol::ServiceOptions worker_options_;  // what the worker knows
+  protocol::GuestStatus reported_;           // by the worker
+  protocol::GuestStatus facts_;              // of the attachment: pid, accelerator, monitor
+  Phase phase_ = Phase::kStopped;
+  std::optional<Error> failure_;
+  std::uint64_t looks_wanted_ = 1;
+  std::uint64_t looks_done_ = 0;
+  std::uint32_t restarts_ = 0;
+  std::uint64_t next_id_ = 1;
+  std::map<std::uint64_t, std::shared_ptr<Pending>> pending_;
+  std::optional<protocol::Hold> hold_;
+  Clock::time_point hold_until_{};
+
+  std::thread thread_;
+};
+
+}  // namespace mhv::mhvd

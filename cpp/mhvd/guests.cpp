@@ -1,0 +1,211 @@
+#include "mhvd/guests.h"
+
+#include <spdlog/spdlog.h>
+
+#include <filesystem>
+
+#include "mhvd/guest_conf.h"
+#include "mhvd/request_check.h"
+
+namespace mhv::mhvd {
+namespace {
+
+using Kind = protocol::Request;
+
+constexpr const char* kForgotten = ".forgotten";
+
+protocol::Reply done() {
+  protocol::Reply reply;
+  reply.mutable_done();
+  return reply;
+}
+
+Error not_attached(const std::string& guest) {
+  return Error(Code::kNotFound, "guest \"" + guest + "\" is not attached",
+               "\"mhvctl status\" lists the guests, \"mhvctl attach " + guest + "\" adds it");
+}
+
+}  // namespace
+
+class Guests::Turn {
+ public:
+  Turn(Guests& guests, std::string uuid) : guests_(guests), uuid_(std::move(uuid)) {
+    const std::lock_guard lock(guests_.mutex_);
+    if (!guests_.in_turn_.insert(uuid_).second) {
+      throw Error(Code::kBusy, "guest " + uuid_ + " is just being attached, detached or forgotten", "try again");
+    }
+  }
+  ~Turn() {
+    const std::lock_guard lock(guests_.mutex_);
+    guests_.in_turn_.erase(uuid_);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Guests& guests_;
+  const std::string uuid_;
+};
+
+Guests::~Guests() { begin_stop(); }
+
+void Guests::begin_stop() {
+  for (const auto& guest : all()) guest->begin_stop();
+}
+
+void Guests::load() {
+  std::filesystem::create_directories(config_.guests_dir());
+  std::filesystem::create_directories(config_.run_dir + "/guests");
+  for (const auto& entry : std::filesystem::directory_iterator(config_.guests_dir())) {
+    if (entry.path().extension() == kForgotten) std::filesystem::remove_all(entry.path());
+  }
+  for (const std::string& uuid : list_guests(config_.guests_dir())) {
+    try {
+      auto guest = std::make_shared<Guest>(config_, hypervisor_, load_guest_conf(config_.guest_dir(uuid), uuid));
+      const std::lock_guard lock(mutex_);
+      guests_[uuid] = std::move(guest);
+    } catch (const Error& error) {
+      spdlog::error("guest {}: {} ({})", uuid, error.what(), error.hint());
+    }
+  }
+}
+
+std::vector<std::shared_ptr<Guest>> Guests::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Guest>> out;
+  for (const auto& [uuid, guest] : guests_) out.push_back(guest);
+  return out;
+}
+
+std::shared_ptr<Guest> Guests::find_known(const std::string& uuid) {
+  const std::lock_guard lock(mutex_);
+  const auto found = guests_.find(uuid);
+  return found == guests_.end() ? nullptr : found->second;
+}
+
+// libvirt knows today's names; ours are those of the last look, and serve for domains that are gone.
+std::shared_ptr<Guest> Guests::find(const std::string& name_or_uuid) {
+  if (auto guest = find_known(name_or_uuid)) return guest;
+  if (is_uuid(name_or_uuid)) throw not_attached(name_or_uuid);
+  try {
+    if (auto guest = find_known(hypervisor_.find(name_or_uuid).uuid)) return guest;
+  } catch (const Error& error) {
+    if (error.code() != Code::kNotFound && error.code() != Code::kUnavailable) throw;
+    for (const auto& guest : all()) {
+      if (guest->name() == name_or_uuid) return guest;
+    }
+  }
+  throw not_attached(name_or_uuid);
+}
+
+void Guests::attach(const protocol::Attach& request) {
+  const Domain domain = hypervisor_.find(request.guest());
+  const Turn turn(*this, domain.uuid);
+  auto guest = find_known(domain.uuid);
+  const bool fresh = guest == nullptr;
+  if (fresh) {
+    protocol::GuestConf conf;
+    conf.set_uuid(domain.uuid);
+    conf.set_name(domain.name);
+    save_guest_conf(config_.guest_dir(domain.uuid), conf);
+    guest = std::make_shared<Guest>(config_, hypervisor_, conf);
+    const std::lock_guard lock(mutex_);
+    guests_[domain.uuid] = guest;
+  } else if (const std::string state = guest->status().state(); state != "failed" && state != "stopped" && state != "detached") {
+    throw Error(Code::kExists, "guest " + domain.name + " is attached already",
+                "to change its services, detach it first: mhvctl detach " + domain.name);
+  }
+  try {
+    guest->configure(request.options());
+  } catch (const Error&) {
+    // Refused at its first attach: as if it had not been asked. A folder of an earlier life keeps its checkpoints.
+    if (fresh) {
+      guest.reset();
+      drop(domain.uuid);
+      std::error_code ignored;
+      std::filesystem::remove(config_.guest_dir(domain.uuid) + "/guest.conf", ignored);
+    }
+    throw;
+  }
+}
+
+void Guests::detach(const std::string& name_or_uuid) {
+  const auto guest = find(name_or_uuid);
+  const Turn turn(*this, guest->uuid());
+  guest->configure({});
+}
+
+// Takes the guest out of the map and waits for its end, when nobody else is using it.
+void Guests::drop(const std::string& uuid) {
+  std::shared_ptr<Guest> guest;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = guests_.find(uuid);
+    if (found == guests_.end()) return;
+    guest = std::move(found->second);
+    guests_.erase(found);
+  }
+  guest->begin_stop();
+}
+
+void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
+  auto guest = find(name_or_uuid);
+  const std::string uuid = guest->uuid();
+  const Turn turn(*this, uuid);
+  if (guest->phase() == Guest::Phase::kUp) {
+    // Its disks hold snapshots, which only a running guest can give back.
+    protocol::Request request;
+    request.mutable_forget()->set_guest(uuid);
+    const protocol::Reply reply = guest->call(std::move(request), {}, progress);
+    if (reply.has_error()) throw Error(static_cast<Code>(reply.error().code()), reply.error().message(), reply.error().hint());
+  }
+  guest->configure({});
+  guest.reset();
+  drop(uuid);
+  const std::string folder = config_.guest_dir(uuid);
+  std::filesystem::rename(folder, folder + kForgotten);
+  std::filesystem::remove_all(folder + kForgotten);
+  std::error_code ignored;
+  std::filesystem::remove(config_.run_state_path(uuid), ignored);
+  std::filesystem::remove(config_.uffd_record_path(uuid), ignored);
+  spdlog::info("guest {}: forgotten", uuid);
+}
+
+protocol::StatusReply Guests::status(const std::string& guest) {
+  protocol::StatusReply reply;
+  reply.set_version(MHV_VERSION);
+  if (!guest.empty()) {
+    *reply.add_guests() = find(guest)->status();
+    return reply;
+  }
+  for (const auto& each : all()) *reply.add_guests() = each->status();
+  return reply;
+}
+
+protocol::Reply Guests::handle(const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress) {
+  switch (request.body_case()) {
+    case Kind::kAttach: attach(request.attach()); return done();
+    case Kind::kDetach: detach(request.detach().guest()); return done();
+    case Kind::kForget: forget(request.forget().guest(), progress); return done();
+    case Kind::kHold: find(request.hold().guest())->hold(request.hold()); return done();
+    case Kind::kRelease: find(request.release().guest())->release(); return done();
+    case Kind::kCheckpointRestore: {
+      const auto guest = find(guest_of(request));
+      if (guest->phase() == Guest::Phase::kStopped) {
+        throw Error(Code::kUnsupported, "guest " + guest->name() + " does not run", "start the server first, then restore in place");
+      }
+      return guest->call(request, fds, progress);
+    }
+    default: return find(guest_of(request))->call(request, fds, progress);
+  }
+}
+
+void Guests::poke(const std::string& uuid) {
+  if (const auto guest = find_known(uuid)) guest->poke();
+}
+
+void Guests::poke_all() {
+  for (const auto& guest : all()) guest->poke();
+}
+
+}  // namespace mhv::mhvd

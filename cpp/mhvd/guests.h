@@ -1,0 +1,52 @@
+// All guests that mhvd knows, and the requests about them.
+//
+// A guest is known from the moment its guest.conf is durable until Forget. mutex_ guards the map and the set of guests
+// with an attach, detach or forget under way; it is never held while a guest, libvirt or a worker is waited for.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "mhvd/config.h"
+#include "mhvd/guest.h"
+#include "mhvd/hypervisor.h"
+
+namespace mhv::mhvd {
+
+// Thread-safe.
+class Guests {
+ public:
+  // `config` and `hypervisor` outlive it.
+  Guests(const Config& config, Hypervisor& hypervisor) : config_(config), hypervisor_(hypervisor) {}
+  ~Guests();
+
+  void load();  // what the state folder knows; finishes interrupted forgets
+  // The reply that ends the request, without an id; `progress` gets those before it. Throws mhv::Error.
+  protocol::Reply handle(const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress);
+  protocol::StatusReply status(const std::string& guest);
+  void begin_stop();
+  void poke(const std::string& uuid);
+  void poke_all();
+
+ private:
+  class Turn;  // one attach, detach or forget of a guest at a time
+  std::shared_ptr<Guest> find(const std::string& name_or_uuid);
+  std::shared_ptr<Guest> find_known(const std::string& uuid);
+  void attach(const protocol::Attach& request);
+  void detach(const std::string& guest);
+  void forget(const std::string& guest, const ReplyFn& progress);
+  void drop(const std::string& uuid);
+  std::vector<std::shared_ptr<Guest>> all() const;
+
+  const Config& config_;
+  Hypervisor& hypervisor_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Guest>> guests_;  // by UUID
+  std::set<std::string> in_turn_;
+};
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,53 @@
+// What a guest of mhvd asks of its host. attach.h implements it with libvirt and the broker; tests with less.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "mhv.pb.h"
+
+namespace mhv::mhvd {
+
+// Names one process for ever: the pid, and field 22 of /proc/PID/stat.
+struct ProcessId {
+  int pid = 0;
+  std::uint64_t start_time = 0;
+  friend bool operator==(const ProcessId&, const ProcessId&) = default;
+};
+
+struct Domain {
+  std::string uuid;
+  std::string name;
+  std::optional<ProcessId> process;  // of its QEMU, when it runs
+};
+
+// A running QEMU, ready to be handed to a worker.
+struct Attachment {
+  protocol::WorkerGuestUp up;
+  std::vector<Fd> fds;  // in the order of `up`'s numbers
+  ProcessId process;
+  Fd pidfd;
+  bool own_monitor = false;
+  std::shared_ptr<void> monitor;  // kept as long as the worker uses the monitor
+};
+
+// Thread-safe. Everything throws mhv::Error.
+class Hypervisor {
+ public:
+  virtual ~Hypervisor() = default;
+  virtual Domain find(const std::string& name_or_uuid) = 0;  // kNotFound
+  // Refusals are kUnsupported; what may pass (a QEMU that is just starting, a broker that is away) is kUnavailable, kBusy or kGone.
+  virtual Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) = 0;
+  // The worker has set up written-page tracking in the QEMU last attached: the next attach goes on with it.
+  virtual void tracking_is_on(const std::string& uuid) = 0;
+  // Whether written-page tracking was left on in this QEMU.
+  virtual bool tracks(const Domain& domain) = 0;
+  // The worker has ended it there.
+  virtual void tracking_is_off(const std::string& uuid) = 0;
+};
+
+}  // namespace mhv::mhvd

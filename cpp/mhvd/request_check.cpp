@@ -1,0 +1,130 @@
+#include "mhvd/request_check.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "mhvd/guest_conf.h"
+
+namespace mhv::mhvd {
+namespace {
+
+using Kind = protocol::Request;
+
+void check_text(const char* what, const std::string& text, bool may_be_empty) {
+  if (text.empty() && !may_be_empty) throw Error(Code::kInvalid, std::string("the request names no ") + what);
+  if (text.size() > kNameBytesMax)
+    throw Error(Code::kInvalid, std::string(what) + " is longer than " + std::to_string(kNameBytesMax) + " bytes");
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) throw Error(Code::kInvalid, std::string(what) + " holds a control character");
+  }
+}
+
+void check_guest(const std::string& guest, bool may_be_empty = false) {
+  check_text("guest", guest, may_be_empty);
+  if (guest.find('/') != std::string::npos) throw Error(Code::kInvalid, "a guest's name holds no \"/\"");
+}
+
+void check_id(const std::string& id) {
+  if (!is_uuid(id))
+    throw Error(Code::kInvalid, "\"" + id.substr(0, 64) + "\" is no checkpoint's id", "\"mhvctl checkpoint list\" shows the ids (UUIDs)");
+}
+
+void check_options(const protocol::ServiceOptions& options) {
+  if (options.services().empty()) throw Error(Code::kInvalid, "no service is named", "the services are: checkpoint");
+  for (const std::string& service : options.services()) {
+    if (service != "checkpoint")
+      throw Error(Code::kInvalid, "unknown service \"" + service.substr(0, 64) + "\"", "the services are: checkpoint");
+  }
+  const double interval = options.checkpoint_interval_s();
+  if (!std::isfinite(interval) || interval < 0 || interval > kIntervalMaxS || (interval > 0 && interval < kIntervalMinS)) {
+    throw Error(Code::kInvalid, "the checkpoint interval is out of range", "0 (on demand only), or 0.02 s to 30 days");
+  }
+  if (options.checkpoint_keep() > kKeepMax)
+    throw Error(Code::kInvalid, "more than " + std::to_string(kKeepMax) + " checkpoints cannot be kept");
+  if (!protocol::DiskPolicy_IsValid(options.checkpoint_disks()))
+    throw Error(Code::kInvalid, "unknown disk policy", "required, best-effort or none");
+}
+
+void check_hold(const protocol::Hold& hold) {
+  check_guest(hold.guest());
+  check_text("reason", hold.reason(), true);
+  if (!std::isfinite(hold.timeout_s()) || hold.timeout_s() <= 0 || hold.timeout_s() > kHoldMaxS) {
+    throw Error(Code::kInvalid, "the time-out of a hold is out of range", "more than 0 and at most 86400 seconds");
+  }
+}
+
+}  // namespace
+
+protocol::Request parse_request(std::string_view bytes) {
+  protocol::Request request;
+  if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) throw Error(Code::kInvalid, "a request that cannot be read");
+  return request;
+}
+
+void check_request(const protocol::Request& request, std::size_t fds) {
+  const std::size_t fds_wanted = request.body_case() == Kind::kCheckpointExport ? 1 : 0;
+  if (fds != fds_wanted)
+    throw Error(Code::kInvalid, "the request brings " + std::to_string(fds) + " descriptors, not " + std::to_string(fds_wanted));
+  switch (request.body_case()) {
+    case Kind::kAttach:
+      check_guest(request.attach().guest());
+      check_options(request.attach().options());
+      break;
+    case Kind::kStatus: check_guest(request.status().guest(), true); break;
+    case Kind::kSelfTest: break;
+    case Kind::kHold: check_hold(request.hold()); break;
+    case Kind::kCheckpointCreate:
+      check_guest(request.checkpoint_create().guest());
+      check_text("name", request.checkpoint_create().name(), true);
+      break;
+    case Kind::kCheckpointList:
+      check_guest(request.checkpoint_list().guest());
+      if (!request.checkpoint_list().marker().empty()) check_id(request.checkpoint_list().marker());
+      break;
+    case Kind::kCheckpointShow:
+      check_id(request.checkpoint_show().id());
+      check_guest(request.checkpoint_show().guest());
+      break;
+    case Kind::kCheckpointDelete:
+      check_id(request.checkpoint_delete().id());
+      check_guest(request.checkpoint_delete().guest());
+      break;
+    case Kind::kCheckpointRestore:
+      check_id(request.checkpoint_restore().id());
+      check_guest(request.checkpoint_restore().guest());
+      break;
+    case Kind::kCheckpointExport:
+      check_id(request.checkpoint_export().id());
+      check_guest(request.checkpoint_export().guest());
+      break;
+    case Kind::kDetach:
+    case Kind::kForget:
+    case Kind::kRelease:
+    case Kind::kCheckpointVerify: check_guest(guest_of(request)); break;
+    case Kind::BODY_NOT_SET:
+      throw Error(Code::kInvalid, "this mhvd does not know that request", "run the same release of nova-mhv on both sides");
+  }
+}
+
+std::string guest_of(const protocol::Request& request) {
+  switch (request.body_case()) {
+    case Kind::kAttach: return request.attach().guest();
+    case Kind::kDetach: return request.detach().guest();
+    case Kind::kForget: return request.forget().guest();
+    case Kind::kStatus: return request.status().guest();
+    case Kind::kHold: return request.hold().guest();
+    case Kind::kRelease: return request.release().guest();
+    case Kind::kCheckpointCreate: return request.checkpoint_create().guest();
+    case Kind::kCheckpointList: return request.checkpoint_list().guest();
+    case Kind::kCheckpointShow: return request.checkpoint_show().guest();
+    case Kind::kCheckpointDelete: return request.checkpoint_delete().guest();
+    case Kind::kCheckpointRestore: return request.checkpoint_restore().guest();
+    case Kind::kCheckpointExport: return request.checkpoint_export().guest();
+    case Kind::kCheckpointVerify: return request.checkpoint_verify().guest();
+    case Kind::kSelfTest:
+    case Kind::BODY_NOT_SET: break;
+  }
+  return "";
+}
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,66 @@
+#include "mhvd/uffd_record.h"
+
+#include <charconv>
+#include <sstream>
+
+#include "base/error.h"
+
+namespace mhv::mhvd {
+
+std::optional<UffdRecord> parse_uffd_record(std::string_view line) {
+  std::istringstream in{std::string(line)};
+  UffdRecord record;
+  int tracking = -1;
+  std::string rest;
+  if (!(in >> record.process.pid >> record.process.start_time >> record.number >> tracking) || in >> rest) return std::nullopt;
+  if (record.process.pid <= 0 || record.number < 0 || (tracking != 0 && tracking != 1)) return std::nullopt;
+  record.tracking = tracking == 1;
+  return record;
+}
+
+std::optional<UffdRecord> load_uffd_record(const std::string& path) {
+  try {
+    return parse_uffd_record(read_file(path, 4096));
+  } catch (const Error&) {
+    return std::nullopt;  // none, or not one of ours: the guest gets a new userfaultfd
+  }
+}
+
+void save_uffd_record(const std::string& path, const UffdRecord& record) {
+  const std::string line = std::to_string(record.process.pid) + " " + std::to_string(record.process.start_time) + " " +
+                           std::to_string(record.number) + " " + (record.tracking ? "1" : "0") + "\n";
+  replace_file(path, std::as_bytes(std::span(line)));
+}
+
+std::optional<std::uint64_t> parse_start_time(std::string_view stat) {
+  const std::size_t name_end = stat.rfind(')');  // a command's name may hold blanks and brackets
+  if (name_end == std::string_view::npos) return std::nullopt;
+  std::string_view rest = stat.substr(name_end + 1);
+  constexpr int kFieldsBetween = 19;  // fields 3 to 21
+  for (int i = 0; i <= kFieldsBetween; ++i) {
+    const std::size_t start = rest.find_first_not_of(' ');
+    if (start == std::string_view::npos) return std::nullopt;
+    rest.remove_prefix(start);
+    const std::string_view field = rest.substr(0, rest.find_first_of(" \n"));
+    if (i == kFieldsBetween) {
+      std::uint64_t value = 0;
+      const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), value);
+      if (error != std::errc{} || end != field.data() + field.size()) return std::nullopt;
+      return value;
+    }
+    rest.remove_prefix(field.size());
+  }
+  return std::nullopt;
+}
+
+std::optional<ProcessId> identify_process(int pid) {
+  try {
+    const auto start = parse_start_time(read_file("/proc/" + std::to_string(pid) + "/stat", 4096));
+    if (!start) return std::nullopt;
+    return ProcessId{pid, *start};
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,30 @@
+// Where a guest's userfaultfd can be found again: <run-dir>/guests/<uuid>.uffd, one line
+//   PID START_TIME NUMBER TRACKING
+// NUMBER is the descriptor inside QEMU; TRACKING is 1 once a worker has registered the guest's RAM with it.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "mhvd/hypervisor.h"
+
+namespace mhv::mhvd {
+
+struct UffdRecord {
+  ProcessId process;
+  int number = -1;
+  bool tracking = false;
+  friend bool operator==(const UffdRecord&, const UffdRecord&) = default;
+};
+
+std::optional<UffdRecord> parse_uffd_record(std::string_view line);  // nullopt: not one. Pure.
+std::optional<UffdRecord> load_uffd_record(const std::string& path);
+void save_uffd_record(const std::string& path, const UffdRecord& record);
+
+// Field 22 of the text of /proc/PID/stat, whatever the command's name holds; nullopt: not such a text. Pure.
+std::optional<std::uint64_t> parse_start_time(std::string_view stat);
+// nullopt: no such process.
+std::optional<ProcessId> identify_process(int pid);
+
+}  // namespace mhv::mhvd
