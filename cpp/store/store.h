@@ -35,7 +35,7 @@ struct PageEntry {
 };
 
 struct BlockInfo {
-  std::string name;          // QEMU's name of the RAM block
+  std::string name;  // QEMU's name of the RAM block
   std::uint64_t bytes = 0;
   bool read_only = false;
   friend bool operator==(const BlockInfo&, const BlockInfo&) = default;
@@ -47,21 +47,21 @@ struct DiskInfo {
 
 // Everything about a checkpoint but its pages.
 struct CheckpointInfo {
-  std::string id;            // UUID
-  std::string parent;        // "" for a root
+  std::string id;      // UUID
+  std::string parent;  // "" for a root
   std::string name;
   std::int64_t created_ns = 0;
   bool automatic = false;
   std::uint64_t epoch = 0;
   std::uint64_t pause_us = 0;
-  std::string machine;       // canonical machine type
+  std::string machine;  // canonical machine type
   std::string domain_xml;
   std::vector<BlockInfo> blocks;
   std::vector<DiskInfo> disks;
   // Filled by commit():
-  std::uint64_t pages = 0;           // entries of its own
-  std::uint64_t pages_stored = 0;    // contents that were new
-  std::uint64_t bytes_stored = 0;    // what it added to the segments
+  std::uint64_t pages = 0;         // entries of its own
+  std::uint64_t pages_stored = 0;  // contents that were new
+  std::uint64_t bytes_stored = 0;  // what it added to the segments
   std::uint64_t device_state_bytes = 0;
 };
 
@@ -75,6 +75,7 @@ struct VerifyResult {
   std::vector<std::string> problems;  // at most 100
 };
 
+class FileOps;  // store/files.h
 class Store;
 
 // One checkpoint being written. Dropped without commit(): nothing remains of it.
@@ -86,7 +87,8 @@ class Writer {
   // Throws Code::kNoSpace; the writer is then only good to be dropped.
   PageKey put(PageNo page, std::span<const std::byte, kPageSize> content);
   void put_device_state(std::span<const std::byte> state);
-  // Makes it durable and listed. Throws; nothing is listed then.
+  // Makes it durable and listed under info.id (a new UUID, lower case); info.blocks says how many pages there are.
+  // Throws; nothing is listed then.
   CheckpointInfo commit(CheckpointInfo info);
 
  private:
@@ -96,19 +98,31 @@ class Writer {
   std::unique_ptr<Impl> impl_;
 };
 
+// For tests: how the store changes its folder (nullptr: plainly), and how long a segment gets.
+struct StoreOptions {
+  std::shared_ptr<FileOps> files;
+  std::uint64_t segment_bytes = 64u << 20;
+};
+
 // Thread-safe for readers beside one writer. One process at a time: open() takes a lock on the folder.
+// begin() to commit(), remove() and remove_all() exclude one another: the later one throws kBusy.
 class Store {
  public:
+  struct Impl;
+
   // Makes the folder when it is not there; drops what a crash left half-made. Throws kBusy while another process has
-  // it, kVersion for another version of the format, kCorrupt with the path and what to run.
-  static std::unique_ptr<Store> open(const std::string& folder);
+  // it, kVersion for another version of the format, kCorrupt with the path and what to run. A damaged manifest or segment
+  // does not keep the rest from being used: verify() names it, and get() of a checkpoint that needs a damaged manifest
+  // throws kCorrupt.
+  static std::unique_ptr<Store> open(const std::string& folder, const StoreOptions& options = {});
   ~Store();
 
-  // `parent` "": a root; every page must then be put. Only one writer at a time (kBusy).
+  // `parent` "": a root, in which a page that is not put is a page of zeros; else such a page is what it is in the parent.
+  // Only one writer at a time (kBusy); it must not outlive the Store.
   Writer begin(const std::string& parent);
 
-  std::vector<CheckpointInfo> list() const;                  // oldest first
-  CheckpointInfo get(const std::string& id) const;           // kNotFound
+  std::vector<CheckpointInfo> list() const;         // oldest first
+  CheckpointInfo get(const std::string& id) const;  // kNotFound
   PageTable resolve(const std::string& id) const;
   // Pages that may differ between two checkpoints of the tree (either order), with what they are at `to`.
   std::vector<PageEntry> difference(const std::string& from, const std::string& to) const;
@@ -116,14 +130,14 @@ class Store {
   void read(const PageKey& key, std::span<std::byte, kPageSize> out) const;
   std::vector<std::byte> device_state(const std::string& id) const;
 
-  // Children keep everything they need. Space of contents that nothing names any more is given back.
+  // Children keep everything they need: they take over its pages first, so a crash before the end leaves it listed and whole.
+  // Space of contents that nothing names any more is given back.
   void remove(const std::string& id);
   void remove_all();
   VerifyResult verify(const ProgressFn& progress) const;
   std::uint64_t bytes_on_disk() const;
 
  private:
-  struct Impl;
   explicit Store(std::unique_ptr<Impl>);
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,112 @@
+// The segment files: appended to by one Appender at a time, read by anybody.
+//
+// Only the segment in which the committed position stands is appended to; the others are never changed again.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "store/files.h"
+#include "store/key_index.h"
+
+namespace mhv::store {
+
+std::string numbered(const std::string& folder, std::uint32_t number, const char* extension);
+
+class Appender;
+
+// Not thread-safe but for file(), which may be called beside everything else.
+class Segments {
+ public:
+  struct Segment {
+    std::uint64_t bytes = 0;  // committed
+    std::uint64_t identity = 0;
+  };
+
+  // `roll_bytes`: a segment that has reached it gets no further record.
+  Segments(const std::string& store_folder, FileOps& files, std::uint64_t roll_bytes);
+  // Cuts off what stands behind `committed` and puts every record before it into `index`.
+  void open(const Position& committed, KeyIndex& index);
+
+  const Position& end() const { return end_; }
+  const std::map<std::uint32_t, Segment>& all() const { return segments_; }
+  std::uint64_t bytes() const;
+  // Damage that open() stepped over, one line each.
+  const std::vector<std::string>& problems() const { return problems_; }
+  // Thread-safe. The file stays readable while it is held, also when it was deleted since.
+  std::shared_ptr<const Fd> file(std::uint32_t number) const;
+
+  // Forgets segments whose live records are elsewhere by now ...
+  void forget(const std::vector<std::uint32_t>& numbers);
+  // ... and deletes their files.
+  void delete_files(const std::vector<std::uint32_t>& numbers);
+  // Index files of segments that are full (or, at the end, of the last too). A failure costs only time at the next open.
+  void save_indexes(bool with_last) noexcept;
+  // Cuts off what a dropped Appender could not. Throws when it still cannot be done.
+  void finish_cuts();
+
+ private:
+  friend class Appender;
+  void load_segment(std::uint32_t number, std::uint64_t bytes, bool last, KeyIndex& index);
+  void cut(std::uint32_t number, std::uint64_t bytes) noexcept;
+  std::string segment_path(std::uint32_t number) const { return numbered(segments_folder_, number, ".seg"); }
+  std::string index_path(std::uint32_t number) const { return numbered(index_folder_, number, ".idx"); }
+
+  const std::string segments_folder_, index_folder_;
+  FileOps& files_;
+  const std::uint64_t roll_bytes_;
+  std::map<std::uint32_t, Segment> segments_;
+  Position end_;
+  bool appendable_ = false;               // end_ stands in a whole segment that may get more records
+  std::vector<IndexEntry> last_entries_;  // of the segment in which end_ stands, when appendable_
+  bool last_entries_saved_ = false;
+  std::map<std::uint32_t, std::vector<IndexEntry>> unsaved_;  // index files to be written
+  std::map<std::uint32_t, std::uint64_t> cuts_;               // still to be cut: number -> bytes that stay, 0: delete
+  std::vector<std::string> problems_;
+  mutable std::mutex opened_mutex_;  // the innermost lock
+  mutable std::map<std::uint32_t, std::shared_ptr<const Fd>> opened_;
+};
+
+// Records behind the committed position. Dropped without publish(): they are cut off again.
+class Appender {
+ public:
+  // `fresh`: begin a new segment.
+  Appender(Segments& segments, bool fresh);
+  ~Appender();
+  Appender(const Appender&) = delete;
+  Appender& operator=(const Appender&) = delete;
+
+  void append(const PageKey& key, Encoding encoding, std::span<const std::byte> payload);
+  bool has(const PageKey& key) const { return pending_.find(key).has_value(); }
+  std::uint64_t bytes() const { return bytes_; }  // of all records so far
+  // Makes them durable and says where they end.
+  Position sync();
+  // They count from now on. The caller holds off all readers of the Segments and of `index`.
+  void publish(KeyIndex& index);
+
+ private:
+  struct Part {
+    std::uint32_t number = 0;
+    std::uint64_t identity = 0, from = 0, to = 0;
+    bool created = false;
+    Fd file;
+    std::string path;
+    std::vector<IndexEntry> entries;
+  };
+  void begin_segment();
+  void flush();
+
+  Segments& segments_;
+  std::vector<Part> parts_;
+  std::vector<std::byte> buffer_;  // the bytes of the last part before `to`
+  KeyIndex pending_;
+  std::uint64_t bytes_ = 0;
+  bool fresh_;
+  bool published_ = false;
+};
+
+}  // namespace mhv::store
