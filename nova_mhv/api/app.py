@@ -92,7 +92,7 @@ def _server_routes(checkpoints: Checkpoints) -> list[Route]:
     server = "/v1/servers/(?P<server_id>[^/]+)"
     many = server + "/checkpoints"
     one = many + "/(?P<checkpoint_id>[^/]+)"
-    table = [
+    table: list[tuple[str, str, Handler]] = [
         ("GET", many, checkpoints.index),
         ("POST", many, checkpoints.create),
         ("POST", many + "/verify", checkpoints.verify),

@@ -18,7 +18,7 @@ from oslo_config import cfg
 
 from nova_mhv import conf as mhv_conf
 
-DEFAULT_OPTS = [
+DEFAULT_OPTS: list[cfg.Opt] = [
     cfg.HostAddressOpt(
         "host",
         default=socket.gethostname(),
@@ -27,7 +27,7 @@ DEFAULT_OPTS = [
     ),
 ]
 
-AGENT_OPTS = [
+AGENT_OPTS: list[cfg.Opt] = [
     cfg.StrOpt("socket", default="/run/nova-mhv/mhvd.sock", help="Socket of mhvd."),
     cfg.StrOpt(
         "export_dir",

@@ -16,7 +16,7 @@ from oslo_config import cfg
 
 from nova_mhv import conf as mhv_conf
 
-API_OPTS = [
+API_OPTS: list[cfg.Opt] = [
     cfg.IntOpt(
         "max_limit",
         default=1000,

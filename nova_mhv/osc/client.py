@@ -71,13 +71,12 @@ class Client:
         self,
         operation: dict[str, Any],
         show: Callable[[dict[str, Any]], None],
-        sleep: Callable[[float], None] = time.sleep,
     ) -> dict[str, Any]:
         """Asks until the operation is over, calling ``show`` each time; returns its result."""
         pause_s = _POLL_S_FIRST
         while operation["status"] == "running":
             show(operation)
-            sleep(pause_s)
+            time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _POLL_S_MAX)
             operation = self.operation(operation["server_id"], operation["id"])
         if operation["status"] != "done":
@@ -98,7 +97,10 @@ class Client:
     def _endpoint(self) -> str:
         """The catalog's endpoint with exactly one /v1, whether it was registered with it or without."""
         if not self._base:
-            found = self._session.get_endpoint(**self._filter)
+            try:
+                found = self._session.get_endpoint(**self._filter)
+            except ks_exceptions.EndpointNotFound:
+                found = None
             if not found:
                 raise exceptions.CommandError(
                     f"The catalog has no endpoint of type {SERVICE_TYPE} (interface {self._filter['interface']}, "

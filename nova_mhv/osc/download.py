@@ -13,13 +13,17 @@
 """An exported image, fetched into a file that was not there before."""
 
 import hashlib
+import logging
 import os
 from typing import Any, BinaryIO
 
+import requests
 from openstack import exceptions as sdk_exceptions
 from osc_lib import exceptions
 
 from nova_mhv.osc.common import Progress
+
+LOG = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -52,18 +56,20 @@ class Download:
         """Writes the image and deletes it from Glance, whole or not; returns its size in bytes."""
         try:
             return self._fetch(image_client, image_id, progress)
+        # Before OSError, which both of them are.
+        except (sdk_exceptions.SDKException, requests.RequestException) as error:
+            raise exceptions.CommandError(f"The exported image {image_id} cannot be read: {error}") from error
         except OSError as error:
             raise exceptions.CommandError(f"The file {self._path} cannot be written: {error.strerror}") from error
-        except sdk_exceptions.SDKException as error:
-            raise exceptions.CommandError(f"The exported image {image_id} cannot be read: {error}") from error
         finally:
-            image_client.delete_image(image_id, ignore_missing=True)
+            _delete_image(image_client, image_id)
 
     def _fetch(self, image_client: Any, image_id: str, progress: Progress) -> int:
         image = image_client.get_image(image_id)
         digest = hashlib.new(image.hash_algo) if image.hash_value else None
         size = 0
         response = image_client.download_image(image, stream=True)
+        sdk_exceptions.raise_from_response(response)
         for chunk in response.iter_content(_CHUNK_BYTES):
             self._file.write(chunk)
             size += len(chunk)
@@ -76,3 +82,10 @@ class Download:
             raise exceptions.CommandError("The exported image arrived altered or cut short.\nExport it again.")
         self._whole = True
         return size
+
+
+def _delete_image(image_client: Any, image_id: str) -> None:
+    try:
+        image_client.delete_image(image_id, ignore_missing=True)
+    except sdk_exceptions.SDKException as error:
+        LOG.warning("The exported image %s could not be deleted: %s", image_id, error)
