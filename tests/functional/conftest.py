@@ -9,7 +9,6 @@ import tempfile
 import lab
 import pytest
 
-
 FAILED = pytest.StashKey[list]()
 
 
