@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""Notifications ``hypervisor_service.checkpoint.{create,restore,delete,export}.{start,end,error}``.
+"""Notifications ``hypervisor_service.checkpoint.{create,restore,export,verify,delete}.{start,end,error}``.
 
 The payload is flat: server_id, project_id, user_id, operation_id,
 checkpoint_id, name; ``error`` has code, message and hint beside them.
