@@ -50,9 +50,7 @@ class FakeEngine:
     fails: dict = dataclasses.field(default_factory=dict)
     calls: list = dataclasses.field(default_factory=list)
     guests: dict = dataclasses.field(default_factory=dict)
-    capabilities: list = dataclasses.field(
-        default_factory=lambda: [{"service": "checkpoint", "available": True, "reason": ""}]
-    )
+    capabilities: list = dataclasses.field(default_factory=lambda: [{"service": "checkpoint", "available": True, "reason": ""}])
 
     def names(self):
         return [call[0] for call in self.calls]

@@ -12,15 +12,11 @@
 
 """The driver's tests need Nova and its fixtures, and no engine: the compiled module may be missing."""
 
-import os
 import sys
 import types
 from unittest import mock
 
 import pytest
-
-# Nova's own switch between native threads ("true") and eventlet ("false"): both have to pass.
-os.environ.setdefault("OS_NOVA_DISABLE_EVENTLET_PATCHING", "true")
 
 try:
     import nova_mhv._engine  # noqa: F401
@@ -37,15 +33,11 @@ except ImportError:
 
 try:
     import libvirt  # noqa: F401
+    import nova  # noqa: F401
     import oslotest  # noqa: F401
-    from nova import monkey_patch
 except ImportError as error:
     collect_ignore_glob = ["test_*.py"]
     print(f"tests/unit/driver left out: {error}", file=sys.stderr)
-else:
-    # With threads Nova forbids eventlet to the whole process; other tests here may have imported it already.
-    monkey_patch.poison_eventlet = lambda: None
-    monkey_patch.patch()
 
 
 @pytest.fixture(autouse=True)

@@ -282,9 +282,7 @@ class LiveMigrationTest(base.DriverTestCase):
     def test_the_destination_has_the_same_memory_and_monitor(self):
         guest = self.driver._host.get_guest(self.server)
         stripped = guest.get_xml_desc().replace('<source type="memfd"/>', "").replace('<access mode="shared"/>', "")
-        data = objects.LibvirtLiveMigrateData(
-            block_migration=False, serial_listen_addr="127.0.0.1", target_connect_addr=None
-        )
+        data = objects.LibvirtLiveMigrateData(block_migration=False, serial_listen_addr="127.0.0.1", target_connect_addr=None)
         with mock.patch("nova.virt.libvirt.migration.get_updated_guest_xml", return_value=stripped):
             with mock.patch.object(guest._domain, "migrateToURI3", create=True) as migrate:
                 self.driver._live_migration_operation(self.context, self.server, "dest", False, data, guest, [])
@@ -323,9 +321,8 @@ class PowerStateTest(base.DriverTestCase):
 
     def state(self, reason, **changes):
         self.server.update(changes)
-        domain = self.domain(self.server)
-        domain._state = power_state.PAUSED
-        with mock.patch.object(type(domain), "state", create=True, return_value=[power_state.PAUSED, reason]):
+        self.domain(self.server).suspend()
+        with mock.patch.object(base.fakelibvirt.Domain, "state", create=True, return_value=[power_state.PAUSED, reason]):
             return self.driver.get_info(self.server).state
 
     def test_a_pause_of_the_engine_is_not_seen(self):

@@ -218,9 +218,7 @@ def test_running_guests_the_engine_missed_are_attached(monkeypatch, engine, know
     host = Host(("have", True, True), ("let_go", True, True), ("missed", True, True), ("plain", True, False),
                 ("stopped", False, True), ("moving", True, True), ("foreign", True, True))  # fmt: skip
     moving = {"task_state": "migrating"}
-    attached, parted = _reconcile(
-        monkeypatch, known, host, have={}, let_go={}, missed={}, plain={}, stopped={}, moving=moving
-    )
+    attached, parted = _reconcile(monkeypatch, known, host, have={}, let_go={}, missed={}, plain={}, stopped={}, moving=moving)
     assert attached == ["let_go", "missed"]
     assert parted == []
 

@@ -74,9 +74,7 @@ def test_options_without_a_service_are_refused():
         flavor.parse({"mhv:checkpoint_keep": "3"})
 
 
-@pytest.mark.parametrize(
-    ("interval", "image", "result"), [("30", "60", 60.0), ("30", "30", 30.0), ("30", "0", 0.0), ("0", "0", 0.0)]
-)
+@pytest.mark.parametrize(("interval", "image", "result"), [("30", "60", 60.0), ("30", "30", 30.0), ("30", "0", 0.0), ("0", "0", 0.0)])
 def test_an_image_may_lengthen_the_interval(interval, image, result):
     specs = {"mhv:services": "checkpoint", "mhv:checkpoint_interval_s": interval}
     assert flavor.parse(specs, {"mhv_checkpoint_interval_s": image}).interval_s == result
