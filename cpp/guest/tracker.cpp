@@ -109,6 +109,7 @@ std::vector<PageRange> Tracker::collect() {
 }
 
 std::uint64_t Tracker::pending() const {
+  check_alive();
   if (unsure_) return ram_.pages();
   std::uint64_t pages = 0;
   for (const auto& block : ram_.blocks()) {

@@ -1,0 +1,308 @@
+// On memory of the test's own: what holds for it holds for QEMU's, whose userfaultfd is injected elsewhere.
+#include "guest/tracker.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <random>
+#include <set>
+#include <thread>
+
+#include "base/error.h"
+#include "guest/page_ranges.h"
+#include "guest/tracker_sys.h"
+#include "guest/uffd_abi.h"
+
+namespace mhv::guest {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+Fd new_uffd() {
+  const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+  if (device < 0) return {};
+  const Fd owner = Fd::own(device);
+  return Fd::own(::ioctl(device, abi::kIoctlNewUffd, O_CLOEXEC | O_NONBLOCK));
+}
+
+enum class Kind { kPrivate, kShared };
+struct Mode {
+  Kind kind;
+  bool two_step;
+};
+
+// One block of 4,096 pages in the middle of a mapping.
+class TrackerTest : public ::testing::TestWithParam<Mode> {
+ protected:
+  static constexpr std::uint32_t kPages = 4096;
+  static constexpr std::size_t kBytes = kPages * kPageSize;
+
+  void SetUp() override {
+    uffd_ = new_uffd();
+    if (!uffd_) GTEST_SKIP() << "no /dev/userfaultfd";
+    file_ = Fd::memory("tracked");
+    ASSERT_EQ(::ftruncate(file_.get(), kBytes), 0);
+    const bool shared = GetParam().kind == Kind::kShared;
+    void* at =
+        ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, shared ? file_.get() : -1, 0);
+    ASSERT_NE(at, MAP_FAILED);
+    memory_ = static_cast<volatile char*>(at);
+  }
+  void TearDown() override {
+    if (memory_ != nullptr) ::munmap(const_cast<char*>(memory_), kBytes);
+  }
+  void write(std::uint32_t page) { memory_[std::size_t{page} * kPageSize] = static_cast<char>(memory_[std::size_t{page} * kPageSize] + 1); }
+  char read(std::uint32_t page) { return memory_[std::size_t{page} * kPageSize]; }
+  void fill() {
+    for (std::uint32_t i = 0; i < kPages; ++i) write(i);
+  }
+  // As a balloon gives memory back.
+  void punch(std::uint32_t page, std::uint32_t count) {
+    const auto offset = static_cast<off_t>(std::size_t{page} * kPageSize), length = static_cast<off_t>(std::size_t{count} * kPageSize);
+    if (GetParam().kind == Kind::kShared) {
+      ASSERT_EQ(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length), 0);
+    } else {
+      ASSERT_EQ(::madvise(const_cast<char*>(memory_) + offset, static_cast<std::size_t>(length), MADV_DONTNEED), 0);
+    }
+  }
+  std::unique_ptr<Ram> ram() {
+    RamBlock block;
+    block.name = "block";
+    block.host = {reinterpret_cast<std::uintptr_t>(memory_)};
+    block.bytes = kBytes;
+    block.shared = GetParam().kind == Kind::kShared;
+    std::vector<Fd> fds;
+    fds.push_back(file_.duplicate());
+    block.fd = fds[0].get();
+    return std::make_unique<Ram>(std::vector<RamBlock>{block}, std::move(fds));
+  }
+  Tracker track(const Ram& ram, bool fresh = true) {
+    return Tracker(uffd_.duplicate(), Fd::open("/proc/self/pagemap", O_RDONLY), ram, fresh, GetParam().two_step);
+  }
+
+  Fd uffd_, file_;
+  volatile char* memory_ = nullptr;
+};
+
+PageRange pages(std::uint32_t first, std::uint32_t count) { return {{first}, count}; }
+
+TEST_P(TrackerTest, ReturnsEachWrittenPageOnce) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  EXPECT_EQ(tracker.pending(), kPages);
+  tracker.reset();
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+  for (const std::uint32_t page : {0u, 7u, 8u, 9u, 41u, 2000u, kPages - 1}) write(page);
+  read(100);
+  EXPECT_EQ(tracker.pending(), 7u);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(0, 1), pages(7, 3), pages(41, 1), pages(2000, 1), pages(kPages - 1, 1)));
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+  write(8);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(8, 1)));
+}
+
+TEST_P(TrackerTest, FirstCollectReturnsEverythingAndProtectsWhatWasNeverTouched) {
+  const auto block = ram();
+  write(5);
+  Tracker tracker = track(*block);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(0, kPages)));
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+  read(6);
+  write(7);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(7, 1)));
+}
+
+TEST_P(TrackerTest, PunchedPagesAreReturned) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  punch(10, 5);
+  punch(512, 1024);  // a page table and more
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(10, 5), pages(512, 1024)));
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+  EXPECT_EQ(read(12), 0);
+  write(13);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(13, 1)));
+  punch(13, 1);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(13, 1)));
+  // Written, then punched, between two calls.
+  write(14);
+  punch(14, 1);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(14, 1)));
+}
+
+TEST_P(TrackerTest, PunchedHugePagesAreReturned) {
+  ::madvise(const_cast<char*>(memory_), kBytes, MADV_HUGEPAGE);
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  punch(0, kPages);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(0, kPages)));
+  write(700);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(700, 1)));
+}
+
+TEST_P(TrackerTest, PagedOutPagesAreNotLost) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  write(3);
+  ::madvise(const_cast<char*>(memory_), 16 * kPageSize, MADV_PAGEOUT);
+  std::set<std::uint32_t> found;
+  for (const auto& range : tracker.collect()) {
+    for (std::uint32_t i = 0; i < range.count; ++i) found.insert(range.first.value + i);
+  }
+  EXPECT_TRUE(found.contains(3));
+}
+
+// More regions than one PAGEMAP_SCAN returns.
+TEST_P(TrackerTest, ScatteredWritesFillTheScansBuffer) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  for (std::uint32_t i = 0; i < 100 * 40; i += 40) write(i);  // further apart than the merge gap
+  EXPECT_EQ(tracker.collect().size(), 100u);
+  for (std::uint32_t i = 0; i < kPages; i += 2) write(i);
+  const auto found = tracker.collect();
+  EXPECT_EQ(found.size(), kPages / 2);
+  EXPECT_EQ(count_pages(found), kPages / 2);
+}
+
+TEST_P(TrackerTest, AnotherEngineGoesOn) {
+  fill();
+  const auto block = ram();
+  {
+    Tracker first = track(*block);
+    first.reset();
+    write(1);
+  }
+  Tracker second = track(*block, false);
+  write(2);
+  EXPECT_THAT(second.collect(), ElementsAre(pages(1, 2)));
+}
+
+TEST_P(TrackerTest, WithoutRegistrationIsRefused) {
+  const auto block = ram();
+  try {
+    track(*block, false);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kUnsupported);
+    EXPECT_FALSE(error.hint().empty());
+  }
+}
+
+TEST_P(TrackerTest, DetachLeavesOrdinaryMemory) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  tracker.detach();
+  fill();
+  EXPECT_THROW(tracker.collect(), Error);
+  tracker.detach();
+  Fd again = new_uffd();
+  Tracker other(std::move(again), Fd::open("/proc/self/pagemap", O_RDONLY), *block, true, GetParam().two_step);
+  EXPECT_EQ(other.pending(), kPages);
+}
+
+// A writer that never rests: after the last collect() every page equals the copy kept of it.
+TEST_P(TrackerTest, NothingIsMissedBesideAWriter) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  std::vector<char> copy(kPages, 0);
+  std::atomic<bool> end = false;
+  std::atomic<std::uint64_t> written = 0;
+  std::vector<std::atomic_ref<char>> first_bytes;
+  for (std::uint32_t i = 0; i < kPages; ++i) first_bytes.emplace_back(*(const_cast<char*>(memory_) + std::size_t{i} * kPageSize));
+  std::thread writer([&] {
+    std::minstd_rand random(1);
+    while (!end) {
+      ++first_bytes[random() % kPages];
+      ++written;
+    }
+  });
+  const auto take = [&] {
+    for (const auto& range : tracker.collect()) {
+      for (std::uint32_t i = range.first.value; i < range.first.value + range.count; ++i) copy[i] = first_bytes[i].load();
+    }
+  };
+  for (int round = 0; round < 50; ++round) {
+    const std::uint64_t before = written;
+    while (written < before + 100) std::this_thread::yield();
+    take();
+  }
+  end = true;
+  writer.join();
+  take();
+  for (std::uint32_t i = 0; i < kPages; ++i) EXPECT_EQ(copy[i], first_bytes[i].load()) << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(Modes, TrackerTest,
+                         ::testing::Values(Mode{Kind::kPrivate, false}, Mode{Kind::kPrivate, true}, Mode{Kind::kShared, false},
+                                           Mode{Kind::kShared, true}),
+                         [](const auto& parameter) {
+                           return std::string(parameter.param.kind == Kind::kShared ? "shared" : "anonymous") +
+                                  (parameter.param.two_step ? "_two_step" : "");
+                         });
+
+TEST(TrackerGone, AProcessThatEndedIsNoticed) {
+  int ready[2];
+  ASSERT_EQ(::pipe2(ready, O_CLOEXEC), 0);
+  constexpr std::size_t kBytes = 16 * kPageSize;
+  void* at = ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const int uffd = new_uffd().release();
+    if (::write(ready[1], &uffd, sizeof(uffd)) != sizeof(uffd)) _exit(1);
+    for (;;) ::pause();
+  }
+  int number = -1;
+  ASSERT_EQ(::read(ready[0], &number, sizeof(number)), static_cast<ssize_t>(sizeof(number)));
+  ::close(ready[0]);
+  ::close(ready[1]);
+  const auto end_child = [&] {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    ::munmap(at, kBytes);
+  };
+  if (number < 0) {
+    end_child();
+    GTEST_SKIP() << "no /dev/userfaultfd";
+  }
+  const Fd process = Fd::own(static_cast<int>(::syscall(434 /* pidfd_open */, child, 0)));
+  Fd uffd = Fd::own(static_cast<int>(::syscall(438 /* pidfd_getfd */, process.get(), number, 0)));
+  ASSERT_TRUE(uffd) << "pidfd_getfd";
+  const Ram ram({RamBlock{"a", {reinterpret_cast<std::uintptr_t>(at)}, kBytes, false, false, 0, -1, {}}}, {});
+  Tracker tracker(std::move(uffd), Fd::open("/proc/" + std::to_string(child) + "/pagemap", O_RDONLY), ram, true, false);
+  tracker.collect();
+  end_child();
+  for (const auto& action : {std::function<void()>([&] { tracker.collect(); }), std::function<void()>([&] { tracker.reset(); }),
+                             std::function<void()>([&] { tracker.pending(); })}) {
+    try {
+      action();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::kGone) << error.what();
+    }
+  }
+  tracker.detach();
+}
+
+}  // namespace
+}  // namespace mhv::guest
