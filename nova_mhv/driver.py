@@ -33,6 +33,7 @@ The overrides pass on what they do not read, since Nova 33 and 34 differ there.
 
 import nova.conf
 from nova import exception
+from nova.compute import power_state
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 
@@ -53,9 +54,7 @@ def _wanted(instance) -> flavor.Services | None:
     # Nova's image object drops properties that it does not know; this copy has them all.
     prefix = "image_"
     image = {
-        name[len(prefix) :]: value
-        for name, value in instance.system_metadata.items()
-        if name.startswith(prefix + flavor.IMAGE_PREFIX)
+        name[len(prefix) :]: value for name, value in instance.system_metadata.items() if name.startswith(prefix + flavor.IMAGE_PREFIX)
     }
     try:
         return flavor.parse(instance.flavor.extra_specs, image)
@@ -85,18 +84,21 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
     def init_host(self, host):
         longest = domain_xml.qmp_path(CONF.mhv.run_dir, "0" * 36)
         if len(longest.encode()) > _SOCKET_PATH_BYTES_MAX:
-            raise exception.InvalidConfiguration(
-                f"[mhv] run_dir is too long: {longest} has to be at most {_SOCKET_PATH_BYTES_MAX} bytes"
-            )
+            raise exception.InvalidConfiguration(f"[mhv] run_dir is too long: {longest} has to be at most {_SOCKET_PATH_BYTES_MAX} bytes")
         super().init_host(host)
-        for uuid in reconcile.marked_guests(self._host):
+        marked = reconcile.marked_guests(self._host)
+        for uuid in marked:
             self._guests.watch(uuid)
+        reconcile.release_stale(self._guests, marked)
 
     def update_provider_tree(self, provider_tree, nodename, allocations=None):
         super().update_provider_tree(provider_tree, nodename, allocations=allocations)
         self._mhv_capabilities.update_provider_tree(provider_tree, nodename)
-        # The one hook of Nova's periodic task of every minute.
-        reconcile.reconcile(self._guests, self._host, self._attach_quietly, self._part_with)
+        # The one hook of Nova's periodic task of every minute; what goes wrong here must not cost Nova its inventory.
+        try:
+            reconcile.reconcile(self._guests, self._host, self._attach_quietly, self._part_with)
+        except Exception:
+            LOG.exception("Servers were not compared with the engine's guests; trying again in a minute")
 
     def emit_event(self, event):
         if not events.hides(event, self._guests, self._holds):
@@ -104,7 +106,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def get_info(self, instance, use_cache=True):
         info = super().get_info(instance, use_cache=use_cache)
-        if self._guests.watches(instance.uuid):
+        if info.state == power_state.PAUSED and self._guests.watches(instance.uuid):
             return events.seen(info, instance, self._host.get_guest(instance))
         return info
 
@@ -208,6 +210,38 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
         super().unrescue(context, instance)
         self._attach_quietly(instance)
 
+    # ---- disks that come and go: the engine learns a guest's disks when it attaches
+
+    def attach_volume(self, context, connection_info, instance, *args, **kwargs):
+        wanted = _wanted(instance)
+        if wanted is not None and wanted.disks == "required":
+            self._refuse_unless_snapshots(connection_info)
+        super().attach_volume(context, connection_info, instance, *args, **kwargs)
+        self._attach_again(instance)
+
+    def detach_volume(self, context, connection_info, instance, *args, **kwargs):
+        super().detach_volume(context, connection_info, instance, *args, **kwargs)
+        self._attach_again(instance)
+
+    def swap_volume(self, context, old_connection_info, new_connection_info, instance, *args, **kwargs):
+        super().swap_volume(context, old_connection_info, new_connection_info, instance, *args, **kwargs)
+        self._attach_again(instance)
+
+    @staticmethod
+    def _refuse_unless_snapshots(connection_info):
+        disk_format = connection_info.get("data", {}).get("format", "raw")
+        if disk_format != "qcow2":
+            raise exception.VolumeAttachFailed(
+                volume_id=connection_info.get("serial", "?"),
+                reason=f"the server's checkpoints have to hold every disk, and a volume of format {disk_format} has no "
+                "snapshots; use a flavor with mhv:checkpoint_disks=best-effort or none",
+            )
+
+    def _attach_again(self, instance):
+        if self._guests.watches(instance.uuid) and self._host.get_guest(instance).is_active():
+            self._guests.detach(instance.uuid)
+            self._attach_quietly(instance)
+
     # ---- cold migration and resize
 
     def migrate_disk_and_power_off(self, context, instance, *args, **kwargs):
@@ -248,9 +282,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
     def _live_migration_operation(self, context, instance, dest, block_migration, migrate_data, guest, *args, **kwargs):
         if _has_services(instance) and domain_xml.enabled(guest.get_xml_desc()):
             guest = migration.MigratingGuest(guest, self._qmp_path(instance))
-        super()._live_migration_operation(
-            context, instance, dest, block_migration, migrate_data, guest, *args, **kwargs
-        )
+        super()._live_migration_operation(context, instance, dest, block_migration, migrate_data, guest, *args, **kwargs)
 
     def rollback_live_migration_at_source(self, context, instance, migrate_data):
         try:

@@ -42,8 +42,8 @@ def hides(event: virtevent.Event, guests: Guests, holds: Holds) -> bool:
 
 
 def seen(info: hardware.InstanceInfo, instance, guest) -> hardware.InstanceInfo:
-    """``info`` of a watched guest as Nova is to see it; ``guest`` is Nova's libvirt guest."""
-    if info.state != power_state.PAUSED or instance.vm_state == vm_states.PAUSED:
+    """``info`` of a watched guest that was found paused, as Nova is to see it; ``guest`` is Nova's libvirt guest."""
+    if instance.vm_state == vm_states.PAUSED:
         return info
     state, reason = guest._domain.state()
     engines = state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_UNKNOWN

@@ -47,6 +47,19 @@ def marked_guests(host) -> list[str]:
     return found
 
 
+def release_stale(guests: Guests, uuids: list[str]) -> None:
+    """Ends the holds of a nova-compute that was killed: at the start of this one, none can be its own."""
+    if not uuids:
+        return
+    try:
+        held = {guest["uuid"] for guest in guests.known() if guest["state"] == "held"}
+    except EngineFailure as failure:
+        LOG.warning("Guests that are held are not released: %s", failure)
+        return
+    for uuid in held.intersection(uuids):
+        guests.release(uuid)
+
+
 def reconcile(guests: Guests, host, attach: Callable, part_with: Callable) -> None:
     """``attach`` and ``part_with`` take an instance, and never raise for want of the engine."""
     try:

@@ -203,6 +203,37 @@ class LifecycleTest(base.DriverTestCase):
         self.assertEqual(["attach"], self.engine.names())
 
 
+class VolumeTest(base.DriverTestCase):
+    def setUp(self):
+        super().setUp()
+        self.server = self.mhv_instance()
+        self.spawn(self.server)
+        self.engine.calls.clear()
+
+    def test_the_engine_learns_of_a_volume_that_came_or_went(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "attach_volume"):
+            self.driver.attach_volume(self.context, {"data": {}}, self.server, "/dev/vdb")
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "detach_volume"):
+            self.driver.detach_volume(self.context, {"data": {}}, self.server, "/dev/vdb")
+        self.assertEqual(["detach", "attach"] * 2, self.engine.names())
+
+    def test_a_stopped_server_is_left_alone(self):
+        self.driver.power_off(self.server)
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "detach_volume"):
+            self.driver.detach_volume(self.context, {"data": {}}, self.server, "/dev/vdb")
+        self.assertEqual([], self.engine.names())
+
+    def test_a_volume_without_snapshots_is_refused_where_disks_are_required(self):
+        self.server.flavor.extra_specs["mhv:checkpoint_disks"] = "required"
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "attach_volume") as attach:
+            error = self.assertRaises(exception.VolumeAttachFailed, self.driver.attach_volume,
+                                      self.context, {"serial": "v", "data": {}}, self.server, "/dev/vdb")  # fmt: skip
+            self.assertIn("mhv:checkpoint_disks=best-effort or none", str(error))
+            attach.assert_not_called()
+            self.driver.attach_volume(self.context, {"data": {"format": "qcow2"}}, self.server, "/dev/vdb")
+            attach.assert_called_once()
+
+
 class ResizeTest(base.DriverTestCase):
     def setUp(self):
         super().setUp()
@@ -307,6 +338,26 @@ class RestartTest(base.DriverTestCase):
         self.driver._guests = guests.Guests()
         self.start(self.driver)
         self.assertTrue(self.driver._guests.watches(server.uuid))
+
+    def test_holds_of_the_one_before_are_released(self):
+        server = self.mhv_instance()
+        self.spawn(server)
+        self.engine.guests[server.uuid]["state"] = "held"
+        self.start(self.driver)
+        self.assertEqual(("release", server.uuid), self.engine.calls[-1])
+
+    def test_an_engine_that_is_down_does_not_keep_nova_compute_from_starting(self):
+        self.spawn(self.mhv_instance())
+        self.engine.fails["status"] = base.engine_error("unavailable")
+        self.start(self.driver)
+
+    def test_a_failure_to_reconcile_does_not_cost_the_inventory(self):
+        tree = mock.Mock()
+        tree.data.return_value.traits = set()
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "update_provider_tree"):
+            with mock.patch("nova_mhv.reconcile.reconcile", side_effect=ValueError):
+                self.driver.update_provider_tree(tree, "node")
+        tree.add_traits.assert_called_once_with("node", "CUSTOM_MHV_CHECKPOINT")
 
     def test_a_run_dir_that_no_socket_path_can_hold_is_refused(self):
         self.flags(run_dir="/" + "x" * 100, group="mhv")
