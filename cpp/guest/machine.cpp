@@ -5,6 +5,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "guest/stream.h"
 
@@ -50,14 +52,14 @@ std::string text_of(const Json& object, const char* key) {
   return field != object.end() && field->is_string() ? field->get<std::string>() : std::string();
 }
 
-bool has_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
+// Whether there is such a node, and it has no such snapshot.
+bool lacks_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
   const Json nodes = qmp.call("query-named-block-nodes");
-  if (!nodes.is_array()) return false;
   for (const auto& entry : nodes) {
-    if (text_of(entry, "node-name") != node || !entry.contains("image") || !entry["image"].contains("snapshots")) continue;
-    for (const auto& snapshot : entry["image"]["snapshots"]) {
-      if (text_of(snapshot, "name") == tag) return true;
-    }
+    if (text_of(entry, "node-name") != node) continue;
+    if (!entry.contains("image") || !entry["image"].contains("snapshots")) return true;
+    const Json& snapshots = entry["image"]["snapshots"];
+    return std::none_of(snapshots.begin(), snapshots.end(), [&](const Json& s) { return text_of(s, "name") == tag; });
   }
   return false;
 }
@@ -175,7 +177,7 @@ void Machine::delete_disk_snapshot(const DiskNode& disk, const std::string& tag)
   try {
     qmp_.call("blockdev-snapshot-delete-internal-sync", {{"device", disk.node}, {"name", tag}}, {}, kStopTimeout);
   } catch (const Error& error) {
-    if (error.code() != Code::kInvalid || has_snapshot(qmp_, disk.node, tag)) throw;
+    if (error.code() != Code::kInvalid || !lacks_snapshot(qmp_, disk.node, tag)) throw;
   }
 }
 

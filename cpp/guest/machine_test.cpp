@@ -109,6 +109,105 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
   EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
 }
 
+// The tag is on the crafted node but not on the disk: QEMU refuses after it has taken up the node.
+TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
+  TestQemu qemu(folder_, "a", with_disk(), GetParam());
+  Ram ram = qemu.open_ram();
+  Machine machine(qemu.qmp());
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, 10);
+  machine.stop();
+  const auto state = machine.save_device_state();
+  const auto memory = read_all(ram);
+  const auto counted = qemu.counters(ram);
+  const std::size_t sets = qemu.qmp().call("query-fdsets").size();
+  try {
+    machine.load_device_state(state, qemu.machine(), "missing", disks_);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kInternal) << error.what();
+  }
+  EXPECT_FALSE(machine.running());
+  EXPECT_EQ(qemu.qmp().call("query-fdsets").size(), sets);
+  EXPECT_TRUE(qemu.qmp().call("query-jobs").empty());
+  auto broken = state;
+  std::fill(broken.begin() + static_cast<std::ptrdiff_t>(broken.size() / 2), broken.end() - 1, std::byte{0xff});
+  EXPECT_THROW(machine.load_device_state(broken, qemu.machine(), "state-only", {}), Error);
+  put_back(ram, memory);
+  machine.load_device_state(state, qemu.machine(), "state-only", {});
+  put_back(ram, memory);
+  EXPECT_EQ(qemu.counters(ram), counted);
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, counted.front() + 1);
+}
+
+// Killed while it loaded: the node, the set and the job are still there.
+TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
+  TestQemu qemu(folder_, "a", {}, GetParam());
+  const Ram ram = qemu.open_ram();
+  const auto state = Machine(qemu.qmp()).save_device_state();
+  EXPECT_TRUE(qemu.qmp().call("query-fdsets").empty());
+  const Fd left = Fd::memory("left");
+  const int number = left.get();
+  qemu.qmp().call("add-fd", {{"opaque", "nova-mhv load"}}, std::span(&number, 1));
+  qemu.qmp().call("add-fd", {{"opaque", "nova-mhv device state"}}, std::span(&number, 1));
+  qemu.qmp().call("blockdev-add", {{"driver", "null-co"}, {"node-name", "mhv-load"}, {"read-zeroes", true}});
+  Machine machine(qemu.qmp());
+  EXPECT_EQ(machine.save_device_state().size(), state.size());
+  machine.load_device_state(state, qemu.machine(), "point", {});
+  EXPECT_EQ(qemu.qmp().call("query-fdsets").size(), 1u);
+}
+
+// One disk of two cannot take a snapshot: the other must not have one either.
+TEST_P(MachineTest, SnapshotsOfSeveralDisksAreAllOrNone) {
+  auto arguments = with_disk();
+  arguments.insert(arguments.end(), {"-blockdev", "driver=null-co,node-name=raw,read-zeroes=on", "-device", "virtio-blk-pci,drive=raw"});
+  TestQemu qemu(folder_, "a", arguments, GetParam());
+  Machine machine(qemu.qmp());
+  const std::vector<DiskNode> both = {disks_[0], {"vdb", "raw", "", "raw"}};
+  EXPECT_THROW(machine.snapshot_disks(both, "point"), Error);
+  EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
+  machine.snapshot_disks(disks_, "point");
+  EXPECT_THROW(machine.delete_disk_snapshot({"vdz", "no-such-node", "", ""}, "point"), Error);
+}
+
+// A disk served by a thread of its own.
+TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
+  auto arguments = with_disk();
+  arguments.back() += ",iothread=io";
+  arguments.insert(arguments.begin(), {"-object", "iothread,id=io"});
+  TestQemu qemu(folder_, "a", arguments, GetParam());
+  Ram ram = qemu.open_ram();
+  Machine machine(qemu.qmp());
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, 10);
+  machine.stop();
+  fill_disk(qemu, "0x11");
+  const auto state = machine.save_device_state();
+  machine.snapshot_disks(disks_, "point");
+  const auto memory = read_all(ram);
+  fill_disk(qemu, "0x22");
+  machine.load_device_state(state, qemu.machine(), "point", disks_);
+  put_back(ram, memory);
+  EXPECT_TRUE(disk_holds("0x11"));
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, qemu.counters(ram).front() + 10);
+}
+
+// The frame buffer of a VGA is a writable block: the reset inside the load leaves it alone.
+TEST_P(MachineTest, VideoMemoryIsNotChangedByALoad) {
+  TestQemu qemu(folder_, "a", {"-vga", "std"}, GetParam());
+  Ram ram = qemu.open_ram();
+  Machine machine(qemu.qmp());
+  machine.resume();
+  qemu.wait_until_counter_passes(ram, 10);
+  machine.stop();
+  const auto state = machine.save_device_state();
+  const auto memory = read_all(ram);
+  machine.load_device_state(state, qemu.machine(), "point", {});
+  EXPECT_EQ(put_back(ram, memory).writable, 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Memories, MachineTest, ::testing::Values(Memory::kPrivate, Memory::kShared),
                          [](const auto& parameter) { return parameter.param == Memory::kShared ? "shared" : "anonymous"; });
 
