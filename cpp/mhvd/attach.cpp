@@ -58,6 +58,11 @@ std::uint32_t push(std::vector<Fd>& fds, Fd fd) {
   return static_cast<std::uint32_t>(fds.size() - 1);
 }
 
+void check_facts(const DomainFacts& facts, const protocol::ServiceOptions& options) {
+  refuse_unsupported(facts);
+  check_disk_policy(facts.disks, options.checkpoint_disks());
+}
+
 // Migrating QEMUs are left alone: their memory is not theirs yet, or no longer.
 void check_run_state(guest::Qmp& qmp) {
   const std::string state = qmp.call("query-status").value("status", "");
@@ -184,6 +189,12 @@ void HostHypervisor::add_blocks(const Domain& domain, guest::Qmp& qmp, const Bro
   }
 }
 
+void HostHypervisor::check(const Domain& domain, const protocol::ServiceOptions& options) {
+  const ConnectionPtr connection = session_.connection(kLibvirtTimeout);
+  const DomainPtr handle = session_.find(connection, domain.uuid);
+  check_facts(parse_domain_xml(xml_of(handle.get(), 0)), options);
+}
+
 Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceOptions& options) {
   if (!domain.process) throw Error(Code::kUnavailable, "the guest's QEMU is not there");
   const ConnectionPtr connection = session_.connection(kLibvirtTimeout);
@@ -192,8 +203,7 @@ Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceO
   if (driver != "QEMU") throw Error(Code::kUnsupported, "libvirt's driver is " + driver, "use a qemu:///system connection");
 
   const DomainFacts facts = parse_domain_xml(xml_of(handle.get(), 0));
-  refuse_unsupported(facts);
-  check_disk_policy(facts.disks, options.checkpoint_disks());
+  check_facts(facts, options);
 
   Attachment out;
   out.process = *domain.process;
@@ -224,11 +234,6 @@ void HostHypervisor::tracking_is_on(const std::string& uuid) {
   if (!record || record->tracking) return;
   record->tracking = true;
   save_uffd_record(path, *record);
-}
-
-bool HostHypervisor::tracks(const Domain& domain) {
-  const auto record = load_uffd_record(config_.uffd_record_path(domain.uuid));
-  return record && record->tracking && domain.process && record->process == *domain.process;
 }
 
 void HostHypervisor::tracking_is_off(const std::string& uuid) {

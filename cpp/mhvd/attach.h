@@ -35,9 +35,9 @@ class HostHypervisor : public Hypervisor {
       : config_(config), session_(session), broker_(broker) {}
 
   Domain find(const std::string& name_or_uuid) override;
+  void check(const Domain& domain, const protocol::ServiceOptions& options) override;
   Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) override;
   void tracking_is_on(const std::string& uuid) override;
-  bool tracks(const Domain& domain) override;
   void tracking_is_off(const std::string& uuid) override;
 
  private:

@@ -23,6 +23,7 @@ constexpr auto kRespawnLast = 5s;
 constexpr auto kRespawnForgiven = 1min;
 constexpr auto kAttachRetry = 2s;
 constexpr auto kDetachTimeout = 10s;
+constexpr auto kFarAway = std::chrono::hours(1);
 constexpr off_t kRunStateBytes = 4096;
 
 // Worth another try without anything having changed.
@@ -78,25 +79,45 @@ void Guest::run() {
 
 Guest::Clock::time_point Guest::step() {
   drop_ended_worker();
-  bool worker;
-  std::uint64_t wanted;
-  bool due;
+  bool start, due;
+  std::uint64_t looks;
   {
     const std::lock_guard lock(mutex_);
-    worker = worker_ != nullptr;
-    wanted = looks_wanted_;
+    looks = looks_wanted_;
+    start = worker_wanted() && !worker_ && Clock::now() >= respawn_at_;
   }
-  if (!worker && Clock::now() >= respawn_at_) start_worker();
+  if (start) start_worker();
   {
     const std::lock_guard lock(mutex_);
-    worker = worker_ != nullptr;
-    due = looks_wanted_ != looks_done_ || Clock::now() >= look_at_;
+    due = (looks_wanted_ != looks_done_ || Clock::now() >= look_at_) && (worker_ || !worker_wanted());
   }
-  if (due && worker) look_at_domain();
+  if (due) look_at_domain();
+  if (phase() == Phase::kDetached) retire_worker();
   const std::lock_guard lock(mutex_);
-  if (worker || failure_) looks_done_ = wanted;
+  if (due || failure_) looks_done_ = looks;
   changed_.notify_all();
-  return worker ? look_at_ : respawn_at_;
+  if (!worker_wanted()) return look_at_;
+  if (!worker_) return respawn_at_;
+  return phase_ == Phase::kDetached ? std::max(asked_until_, Clock::now() + 100ms) : look_at_;
+}
+
+// With mutex_ held.
+bool Guest::worker_wanted() const {
+  return !conf_.options().services().empty() || attachment_ || !pending_.empty() || Clock::now() < asked_until_;
+}
+
+// The store is nobody's when this returns.
+void Guest::retire_worker() {
+  std::shared_ptr<WorkerProcess> worker;
+  {
+    const std::lock_guard lock(mutex_);
+    if (worker_wanted()) return;
+    worker = std::move(worker_);
+  }
+  if (!worker) return;
+  worker.reset();
+  const std::lock_guard lock(mutex_);
+  worker_ended_ = false;
 }
 
 void Guest::wait_for_events(Clock::time_point until) {
@@ -123,7 +144,7 @@ void Guest::drop_ended_worker() {
     ++restarts_;
     ++looks_wanted_;
     if (phase_ == Phase::kUp) phase_ = Phase::kAttaching;
-    failure_.reset();
+    failure_ = worker_failure_;
   }
   ended.reset();
   attachment_.reset();
@@ -151,6 +172,7 @@ void Guest::start_worker() {
       start.set_store_path(config_.guest_dir(uuid_));
       *start.mutable_options() = conf_.options();
       worker_options_ = conf_.options();
+      worker_failure_.reset();
       if (stopping_) return;
       worker_ = worker;
     }
@@ -164,7 +186,7 @@ void Guest::start_worker() {
 }
 
 void Guest::look_at_domain() {
-  look_at_ = Clock::now() + std::chrono::hours(1);
+  look_at_ = Clock::now() + kFarAway;
   Domain domain{uuid_, name(), std::nullopt};
   try {
     try {
@@ -208,9 +230,9 @@ void Guest::act_on(const Domain& domain) {
   }
   if (attachment_ && again && wanted) take_down("attaching again", false);
   if (!wanted) {
-    if (!attachment_ && runs && hypervisor_.tracks(domain)) bring_up(domain);  // only to leave it clean
     if (attachment_) take_down("detached", true);
     set_phase(Phase::kDetached);
+    retire_worker();
   } else if (!runs) {
     set_phase(Phase::kStopped);
   } else if (!attachment_) {
@@ -305,6 +327,10 @@ void Guest::on_report(const protocol::WorkerReport& report) {
       reported_ = report.status();
       const bool same_qemu = reported_.qemu_pid() == 0 || reported_.qemu_pid() == facts_.qemu_pid();
       tracking = reported_.state() == "attached" && phase_ == Phase::kUp && same_qemu;
+    } else if (report.has_reply() && report.reply().id() == 0) {
+      // About no request: why this worker is about to end.
+      const protocol::Error& error = report.reply().error();
+      if (report.reply().has_error()) worker_failure_ = Error(static_cast<Code>(error.code()), error.message(), error.hint());
     } else if (report.has_reply()) {
       const auto found = pending_.find(report.reply().id());
       if (found == pending_.end()) return;
@@ -318,6 +344,7 @@ void Guest::on_report(const protocol::WorkerReport& report) {
 void Guest::on_worker_end() {
   const std::lock_guard lock(mutex_);
   worker_ended_ = true;
+  if (worker_failure_) failure_ = worker_failure_;
   for (auto& [id, pending] : pending_) {
     if (pending->reply) continue;
     protocol::Reply reply;

@@ -1,6 +1,6 @@
 // One known guest: its worker kept alive, its QEMU handed to it, its requests passed on.
 //
-//   detached  no service is asked for; the worker serves what is stored
+//   detached  no service is asked for; a worker runs only while somebody asks for what is stored
 //   stopped   no QEMU runs
 //   attaching a QEMU runs and is about to be handed over
 //   up        the worker has it (the worker's own reports say "attached", "held", "restoring", "failed")
@@ -70,6 +70,8 @@ class Guest {
   void wait_for_events(Clock::time_point until);
   void drop_ended_worker();
   void start_worker();
+  void retire_worker();
+  bool worker_wanted() const;
   void look_at_domain();
   void act_on(const Domain& domain);
   void bring_up(const Domain& domain);
@@ -101,7 +103,9 @@ class Guest {
   std::shared_ptr<WorkerProcess> worker_;
   bool worker_ended_ = false;
   bool stopping_ = false;
-  bool hand_over_again_ = false;  // the worker could not attach; somebody asks to try again
+  Clock::time_point asked_until_{};      // detached: a worker is wanted until then
+  std::optional<Error> worker_failure_;  // the last word of a worker that ended
+  bool hand_over_again_ = false;         // the worker could not attach; somebody asks to try again
   protocol::GuestConf conf_;
   protocol::ServiceOptions worker_options_;  // what the worker knows
   protocol::GuestStatus reported_;           // by the worker

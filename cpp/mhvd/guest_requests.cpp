@@ -13,6 +13,7 @@ namespace {
 
 constexpr auto kReadyTimeout = 30s;
 constexpr auto kAttachTimeout = 60s;
+constexpr auto kAskedFor = 5s;
 
 std::string with_hint(const Error& error) {
   return error.hint().empty() ? error.what() : std::string(error.what()) + " (" + error.hint() + ")";
@@ -76,6 +77,7 @@ void Guest::configure(const protocol::ServiceOptions& options) {
   save_guest_conf(config_.guest_dir(uuid_), conf);
   conf_ = std::move(conf);
   failure_.reset();
+  worker_failure_.reset();
   hand_over_again_ = phase_ == Phase::kUp && reported_.state() == "failed";
   const std::uint64_t wanted = ++looks_wanted_;
   ::eventfd_write(wake_.get(), 1);
@@ -88,6 +90,7 @@ void Guest::configure(const protocol::ServiceOptions& options) {
     throw Error(Code::kUnavailable, "the worker of guest " + conf_.name() + " does not say that it is attached",
                 "\"mhvctl status\" shows how it goes on");
   }
+  if (worker_failure_) throw Error(*worker_failure_);
   if (reported_.state() == "failed") throw Error(Code::kUnsupported, reported_.message());
   if (worker_ended_ || !worker_)
     throw Error(Code::kUnavailable, "the worker of guest " + conf_.name() + " ended while it was attached",
@@ -99,8 +102,13 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
   auto pending = std::make_shared<Pending>();
   std::shared_ptr<WorkerProcess> worker;
   std::unique_lock lock(mutex_);
-  const bool ready = changed_.wait_for(
-      lock, kReadyTimeout, [&] { return stopping_ || (worker_ && !worker_ended_ && (phase_ != Phase::kAttaching || failure_)); });
+  asked_until_ = Clock::now() + kAskedFor;
+  if (!worker_) ::eventfd_write(wake_.get(), 1);
+  const bool ready = changed_.wait_for(lock, kReadyTimeout, [&] {
+    if (stopping_ || (!worker_ && worker_failure_)) return true;
+    return worker_ && !worker_ended_ && (phase_ != Phase::kAttaching || failure_);
+  });
+  if (!worker_ && worker_failure_) throw Error(*worker_failure_);
   if (!ready || stopping_)
     throw Error(Code::kUnavailable, "the worker of guest " + conf_.name() + " is not ready",
                 "try again; mhvd's log says why it does not start");
@@ -126,6 +134,7 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
       lock.lock();
     }
     pending_.erase(id);
+    asked_until_ = Clock::now() + kAskedFor;
   } catch (...) {
     if (!lock.owns_lock()) lock.lock();
     pending_.erase(id);

@@ -116,6 +116,7 @@ void Guests::attach(const protocol::Attach& request) {
                 "to change its services, detach it first: mhvctl detach " + domain.name);
   }
   try {
+    hypervisor_.check(domain, request.options());
     guest->configure(request.options());
   } catch (const Error&) {
     // Refused at its first attach: as if it had not been asked. A folder of an earlier life keeps its checkpoints.
@@ -163,8 +164,14 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
   guest.reset();
   drop(uuid);
   const std::string folder = config_.guest_dir(uuid);
-  std::filesystem::rename(folder, folder + kForgotten);
-  std::filesystem::remove_all(folder + kForgotten);
+  std::filesystem::remove(folder + "/guest.conf");
+  std::error_code busy;
+  std::filesystem::rename(folder, folder + kForgotten, busy);
+  if (busy) {  // a mount point stays, empty
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) std::filesystem::remove_all(entry.path());
+  } else {
+    std::filesystem::remove_all(folder + kForgotten);
+  }
   std::error_code ignored;
   std::filesystem::remove(config_.run_state_path(uuid), ignored);
   std::filesystem::remove(config_.uffd_record_path(uuid), ignored);

@@ -40,12 +40,12 @@ class Hypervisor {
  public:
   virtual ~Hypervisor() = default;
   virtual Domain find(const std::string& name_or_uuid) = 0;  // kNotFound
+  // Throws kUnsupported for what the domain's definition, live or not, already shows to be refused.
+  virtual void check(const Domain& domain, const protocol::ServiceOptions& options) = 0;
   // Refusals are kUnsupported; what may pass (a QEMU that is just starting, a broker that is away) is kUnavailable, kBusy or kGone.
   virtual Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) = 0;
   // The worker has set up written-page tracking in the QEMU last attached: the next attach goes on with it.
   virtual void tracking_is_on(const std::string& uuid) = 0;
-  // Whether written-page tracking was left on in this QEMU.
-  virtual bool tracks(const Domain& domain) = 0;
   // The worker has ended it there.
   virtual void tracking_is_off(const std::string& uuid) = 0;
 };

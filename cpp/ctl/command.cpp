@@ -1,0 +1,284 @@
+#include "ctl/command.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <iostream>
+
+#include "client/client.h"
+#include "ctl/export.h"
+#include "ctl/format.h"
+
+namespace mhv::ctl {
+namespace {
+
+using client::Client;
+using protocol::Request;
+
+constexpr const char* kFooter = R"(
+DOMAIN is a libvirt name or UUID, ID a checkpoint's UUID.
+
+Exit status: 0 done; 2 wrong command line; 10 + error code otherwise:
+  10 internal   11 invalid  12 not-found  13 exists   14 unsupported  15 busy
+  16 gone       17 no-space 18 corrupt    19 version  20 permission   21 unavailable
+"checkpoint verify" also ends with 18 when it finds a problem.)";
+
+struct Options {
+  std::string socket = client::kDefaultSocket;
+  std::string run_dir;
+  bool json = false;
+  std::string guest;
+  std::string id;
+  std::string name;
+  std::string reason = "operator";
+  std::string marker;
+  std::string file;
+  std::string disks_folder;
+  std::string disks = "required";
+  std::vector<std::string> services{"checkpoint"};
+  double interval_s = 0;
+  double timeout_s = 600;
+  std::uint32_t keep = 0;
+  std::uint32_t limit = 0;
+};
+
+// One line on a terminal that is written over; nothing else gets progress.
+class Progress {
+ public:
+  explicit Progress(bool wanted) : wanted_(wanted && ::isatty(STDERR_FILENO) == 1) {}
+  ~Progress() {
+    if (shown_) std::cerr << "\r\033[K" << std::flush;
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void operator()(const protocol::Progress& at) {
+    if (!wanted_) return;
+    std::cerr << "\r\033[K" << progress_text(at) << std::flush;
+    shown_ = true;
+  }
+
+ private:
+  bool wanted_;
+  bool shown_ = false;
+};
+
+class Commands {
+ public:
+  explicit Commands(const Options& options)
+      : options_(options), client_(options.run_dir.empty() ? options.socket : options.run_dir + "/mhvd.sock") {}
+
+  int attach() {
+    Request request;
+    auto& attach = *request.mutable_attach();
+    attach.set_guest(options_.guest);
+    for (const std::string& service : options_.services) attach.mutable_options()->add_services(service);
+    attach.mutable_options()->set_checkpoint_interval_s(options_.interval_s);
+    attach.mutable_options()->set_checkpoint_keep(options_.keep);
+    attach.mutable_options()->set_checkpoint_disks(client::parse_disk_policy(options_.disks));
+    call(std::move(request));
+    return done("attached");
+  }
+  int detach() {
+    Request request;
+    request.mutable_detach()->set_guest(options_.guest);
+    call(std::move(request));
+    return done("detached; its checkpoints stay");
+  }
+  int forget() {
+    Request request;
+    request.mutable_forget()->set_guest(options_.guest);
+    call(std::move(request));
+    return done("forgotten, with its checkpoints");
+  }
+  int status() {
+    Request request;
+    request.mutable_status()->set_guest(options_.guest);
+    const auto reply = call(std::move(request)).status();
+    if (options_.json) return print(to_json(reply) + "\n");
+    return print(options_.guest.empty() || reply.guests().empty() ? status_table(reply) : status_details(reply.guests(0)));
+  }
+  int hold() {
+    Request request;
+    request.mutable_hold()->set_guest(options_.guest);
+    request.mutable_hold()->set_reason(options_.reason);
+    request.mutable_hold()->set_timeout_s(options_.timeout_s);
+    call(std::move(request));
+    return done("held");
+  }
+  int release() {
+    Request request;
+    request.mutable_release()->set_guest(options_.guest);
+    call(std::move(request));
+    return done("released");
+  }
+  int self_test() {
+    Request request;
+    request.mutable_self_test();
+    const auto reply = call(std::move(request)).self_test();
+    return print(options_.json ? to_json(reply) + "\n" : self_test_text(reply));
+  }
+  int create() {
+    Request request;
+    request.mutable_checkpoint_create()->set_guest(options_.guest);
+    request.mutable_checkpoint_create()->set_name(options_.name);
+    return print_checkpoint(call(std::move(request)).checkpoint());
+  }
+  int list() {
+    Request request;
+    request.mutable_checkpoint_list()->set_guest(options_.guest);
+    request.mutable_checkpoint_list()->set_marker(options_.marker);
+    request.mutable_checkpoint_list()->set_limit(options_.limit);
+    const auto reply = call(std::move(request)).checkpoint_list();
+    return print(options_.json ? to_json(reply) + "\n" : checkpoint_table(reply));
+  }
+  int show() { return print_checkpoint(fetch()); }
+  int remove() {
+    Request request;
+    request.mutable_checkpoint_delete()->set_guest(options_.guest);
+    request.mutable_checkpoint_delete()->set_id(options_.id);
+    call(std::move(request));
+    return done("checkpoint " + options_.id + " deleted");
+  }
+  int restore() {
+    Request request;
+    request.mutable_checkpoint_restore()->set_guest(options_.guest);
+    request.mutable_checkpoint_restore()->set_id(options_.id);
+    const auto reply = call(std::move(request)).restore();
+    if (options_.json) return print(to_json(reply) + "\n");
+    return print(options_.guest + " is back at checkpoint " + options_.id + (reply.in_place() ? "" : ", in a new process") + ": " +
+                 std::to_string(reply.pages_written()) + " pages put back, paused " + std::to_string(reply.pause_us() / 1000) + " ms\n");
+  }
+  int export_to() {
+    const auto checkpoint = fetch();
+    Progress progress(!options_.json);
+    const auto reply = export_image(client_, options_.guest, options_.id, options_.file, std::ref(progress));
+    if (!options_.disks_folder.empty()) export_disks(checkpoint.checkpoint(), options_.disks_folder);
+    if (options_.json) return print(to_json(reply) + "\n");
+    return print(bytes_text(reply.bytes()) + " written to " + options_.file +
+                 "; \"virsh restore\" takes it, with the disks at the same point\n");
+  }
+  int verify() {
+    Request request;
+    request.mutable_checkpoint_verify()->set_guest(options_.guest);
+    const auto report = call(std::move(request)).verify();
+    print(options_.json ? to_json(report) + "\n" : verify_text(report));
+    return report.problems().empty() ? 0 : 10 + static_cast<int>(Code::kCorrupt);
+  }
+
+ private:
+  protocol::Reply call(Request request) {
+    Progress progress(!options_.json);
+    return client_.call(std::move(request), std::ref(progress));
+  }
+  protocol::CheckpointReply fetch() {
+    Request request;
+    request.mutable_checkpoint_show()->set_guest(options_.guest);
+    request.mutable_checkpoint_show()->set_id(options_.id);
+    return call(std::move(request)).checkpoint();
+  }
+  int print(const std::string& text) {
+    std::cout << text << std::flush;
+    return 0;
+  }
+  int done(const std::string& what) { return print(options_.json ? "{}\n" : options_.guest + ": " + what + "\n"); }
+  int print_checkpoint(const protocol::CheckpointReply& reply) {
+    return print(options_.json ? to_json(reply) + "\n" : checkpoint_details(reply.checkpoint()));
+  }
+
+  const Options& options_;
+  Client client_;
+};
+
+using Action = int (Commands::*)();
+
+class CommandLine {
+ public:
+  CommandLine() : app_("mhvctl: checkpoints of this host's guests, by mhvd.", "mhvctl") {
+    app_.footer(kFooter);
+    app_.require_subcommand(1);
+    app_.fallthrough();
+    app_.set_version_flag("--version", "mhvctl " MHV_VERSION);
+    app_.add_option("--socket", options_.socket, "mhvd's socket")->capture_default_str();
+    app_.add_option("--run-dir", options_.run_dir, "the folder that mhvd.sock is in, instead of --socket");
+    app_.add_flag("--json", options_.json, "one line of JSON on standard output, errors too");
+    add_guest_commands();
+    add_checkpoint_commands();
+  }
+
+  int run(int argc, const char* const* argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return app_.exit(error) == 0 ? 0 : 2;
+    }
+    try {
+      Commands commands(options_);
+      return (commands.*action_)();
+    } catch (const Error& error) {
+      if (options_.json) std::cout << error_json(error) << "\n";
+      std::cerr << "mhvctl: " << error.what() << "\n";
+      if (!error.hint().empty()) std::cerr << "  -> " << error.hint() << "\n";
+      return 10 + static_cast<int>(error.code());
+    } catch (const std::exception& error) {
+      std::cerr << "mhvctl: " << error.what() << "\n";
+      return 10;
+    }
+  }
+
+ private:
+  CLI::App& add(CLI::App& to, const char* name, const char* help, Action action, bool with_guest = true) {
+    CLI::App& command = *to.add_subcommand(name, help);
+    if (with_guest) command.add_option("DOMAIN", options_.guest, "libvirt name or UUID")->required();
+    command.callback([this, action] { action_ = action; });
+    return command;
+  }
+
+  void add_guest_commands() {
+    CLI::App& attach = add(app_, "attach", "give a guest its services", &Commands::attach);
+    attach.add_option("--service", options_.services, "service, may be repeated")->capture_default_str();
+    attach.add_option("--interval-s,--interval", options_.interval_s, "seconds between automatic checkpoints; 0: on demand only");
+    attach.add_option("--keep", options_.keep, "how many automatic checkpoints stay; 0: 10");
+    attach.add_option("--disks", options_.disks, "required: refuse a guest with a disk that cannot be checkpointed; best-effort; none")
+        ->check(CLI::IsMember({"required", "best-effort", "none"}))
+        ->capture_default_str();
+    add(app_, "detach", "leave a guest alone; its checkpoints stay", &Commands::detach);
+    add(app_, "forget", "detach a guest and delete all its checkpoints", &Commands::forget);
+    add(app_, "status", "guests and their state", &Commands::status, false)
+        .add_option("DOMAIN", options_.guest, "only this guest, in full");
+    CLI::App& hold = add(app_, "hold", "do not pause a guest for a while", &Commands::hold);
+    hold.add_option("--reason", options_.reason, "shown in its status")->capture_default_str();
+    hold.add_option("--timeout", options_.timeout_s, "seconds after which it ends by itself")->capture_default_str();
+    add(app_, "release", "end a hold", &Commands::release);
+    add(app_, "self-test", "what this host can do, and what to change where it cannot", &Commands::self_test, false);
+  }
+
+  void add_checkpoint_commands() {
+    CLI::App& group = *app_.add_subcommand("checkpoint", "create, list, show, restore, delete, export, verify");
+    group.require_subcommand(1);
+    add(group, "create", "checkpoint a running guest", &Commands::create).add_option("--name", options_.name, "a name for people");
+    CLI::App& list = add(group, "list", "checkpoints, oldest first; * marks what the guest runs on top of", &Commands::list);
+    list.add_option("--marker", options_.marker, "begin after this id");
+    list.add_option("--limit", options_.limit, "at most this many");
+    with_id(add(group, "show", "one checkpoint in full", &Commands::show));
+    with_id(add(group, "delete", "delete a checkpoint; its children stay whole", &Commands::remove));
+    with_id(add(group, "restore", "take a guest back: memory, vCPUs, devices and disks together", &Commands::restore));
+    CLI::App& save = add(group, "export", "write a checkpoint as a file that plain \"virsh restore\" takes", &Commands::export_to);
+    with_id(save);
+    save.add_option("--file", options_.file, "new file; an existing one is refused")->required();
+    save.add_option("--disks", options_.disks_folder, "also write the disks of that point into this folder (qemu-img)");
+    add(group, "verify", "read and check everything stored for a guest", &Commands::verify);
+  }
+
+  void with_id(CLI::App& command) { command.add_option("ID", options_.id, "checkpoint")->required(); }
+
+  CLI::App app_;
+  Options options_;
+  Action action_ = nullptr;
+};
+
+}  // namespace
+
+int run(int argc, const char* const* argv) { return CommandLine().run(argc, argv); }
+
+}  // namespace mhv::ctl

@@ -1,0 +1,189 @@
+#include "ctl/format.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <ctime>
+
+#include "client/client.h"
+
+namespace mhv::ctl {
+namespace {
+
+using Rows = std::vector<std::vector<std::string>>;
+
+std::string or_dash(const std::string& text) { return text.empty() ? "-" : text; }
+
+std::string join(const google::protobuf::RepeatedPtrField<std::string>& parts) {
+  std::string out;
+  for (const std::string& part : parts) out += (out.empty() ? "" : ",") + part;
+  return or_dash(out);
+}
+
+std::string tenths(double value, const char* unit) {
+  std::array<char, 64> text{};
+  std::snprintf(text.data(), text.size(), "%.1f%s", value, unit);
+  return text.data();
+}
+
+std::string pause_text(std::uint64_t microseconds) { return tenths(static_cast<double>(microseconds) / 1000, ""); }
+
+std::string seconds_text(double seconds) {
+  std::array<char, 64> text{};
+  std::snprintf(text.data(), text.size(), "%g s", seconds);
+  return text.data();
+}
+
+std::string disks_text(const protocol::Checkpoint& checkpoint) {
+  int held = 0;
+  for (const protocol::DiskPoint& disk : checkpoint.disks()) held += disk.snapshot().empty() ? 0 : 1;
+  if (checkpoint.disks().empty()) return "-";
+  return std::to_string(held) + "/" + std::to_string(checkpoint.disks_size());
+}
+
+// "name   value" lines.
+std::string details(const Rows& rows) {
+  std::size_t width = 0;
+  for (const auto& row : rows) width = std::max(width, row[0].size());
+  std::string out;
+  for (const auto& row : rows) out += row[0] + std::string(width + 2 - row[0].size(), ' ') + or_dash(row[1]) + "\n";
+  return out;
+}
+
+}  // namespace
+
+std::string table(const std::vector<std::string>& header, const Rows& rows) {
+  std::vector<std::size_t> widths;
+  for (const std::string& cell : header) widths.push_back(cell.size());
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string out;
+  const auto add = [&](const std::vector<std::string>& row) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(widths[i] - row[i].size() + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  };
+  add(header);
+  for (const auto& row : rows) add(row);
+  return out;
+}
+
+std::string status_table(const protocol::StatusReply& reply) {
+  Rows rows;
+  for (const protocol::GuestStatus& guest : reply.guests()) {
+    rows.push_back({guest.name(), guest.uuid(), guest.state(), join(guest.options().services()), std::to_string(guest.checkpoints()),
+                    bytes_text(guest.store_bytes()), std::to_string(guest.worker_restarts()), or_dash(guest.message())});
+  }
+  std::string out = table({"NAME", "UUID", "STATE", "SERVICES", "CHECKPOINTS", "STORED", "RESTARTS", "MESSAGE"}, rows);
+  if (!reply.broker_alive()) out += "mhv-broker does not answer: no guest can be attached\n  -> systemctl start mhv-broker\n";
+  return out;
+}
+
+std::string status_details(const protocol::GuestStatus& guest) {
+  const protocol::ServiceOptions& options = guest.options();
+  Rows rows{{"name", guest.name()},
+            {"uuid", guest.uuid()},
+            {"state", guest.state()},
+            {"message", guest.message()},
+            {"services", join(options.services())},
+            {"interval", options.checkpoint_interval_s() > 0 ? seconds_text(options.checkpoint_interval_s()) : "on demand"},
+            {"keep", options.checkpoint_keep() == 0 ? "10 (default)" : std::to_string(options.checkpoint_keep())},
+            {"disks", client::disk_policy_name(options.checkpoint_disks())},
+            {"accelerator", guest.accelerator()},
+            {"monitor", guest.accelerator().empty() ? ""
+                        : guest.own_monitor()       ? "own"
+                                                    : "libvirt's"},
+            {"ram", bytes_text(guest.ram_bytes())},
+            {"epoch", std::to_string(guest.epoch())},
+            {"checkpoints", std::to_string(guest.checkpoints())},
+            {"current", guest.current()},
+            {"stored", bytes_text(guest.store_bytes())},
+            {"qemu pid", guest.qemu_pid() == 0 ? "" : std::to_string(guest.qemu_pid())},
+            {"worker pid", guest.worker_pid() == 0 ? "" : std::to_string(guest.worker_pid())},
+            {"worker restarts", std::to_string(guest.worker_restarts())}};
+  return details(rows);
+}
+
+std::string checkpoint_table(const protocol::CheckpointListReply& reply) {
+  Rows rows;
+  for (const protocol::Checkpoint& c : reply.checkpoints()) {
+    rows.push_back({c.current() ? "*" : "", c.id(), or_dash(c.name()), or_dash(c.parent()).substr(0, 8), time_text(c.created_ns()),
+                    bytes_text(c.ram_stored_bytes()), std::to_string(c.pages()), disks_text(c), pause_text(c.pause_us()), c.state()});
+  }
+  std::string out = table({" ", "ID", "NAME", "PARENT", "CREATED", "STORED", "PAGES", "DISKS", "PAUSE MS", "STATE"}, rows);
+  if (reply.more()) out += "(more: --marker " + reply.checkpoints(reply.checkpoints_size() - 1).id() + ")\n";
+  return out;
+}
+
+std::string checkpoint_details(const protocol::Checkpoint& c) {
+  Rows rows{{"id", c.id()},
+            {"name", c.name()},
+            {"guest", c.guest()},
+            {"parent", c.parent()},
+            {"created", time_text(c.created_ns())},
+            {"taken", c.automatic() ? "by the interval" : "on demand"},
+            {"state", c.state()},
+            {"current", c.current() ? "yes" : "no"},
+            {"epoch", std::to_string(c.epoch())},
+            {"ram", bytes_text(c.ram_bytes())},
+            {"stored", bytes_text(c.ram_stored_bytes())},
+            {"pages changed", std::to_string(c.pages())},
+            {"pages stored", std::to_string(c.pages_stored())},
+            {"device state", bytes_text(c.device_state_bytes())},
+            {"pause", pause_text(c.pause_us()) + " ms"}};
+  for (const protocol::DiskPoint& disk : c.disks()) {
+    const std::string held = disk.snapshot().empty() ? "no snapshot: " + or_dash(disk.note()) : "snapshot " + disk.snapshot();
+    rows.push_back({"disk " + disk.target(), disk.path() + " (" + disk.format() + "), " + held});
+  }
+  return details(rows);
+}
+
+std::string self_test_text(const protocol::SelfTestReply& reply) {
+  std::string out = "kernel  " + or_dash(reply.kernel()) + "\n";
+  for (const protocol::Capability& capability : reply.capabilities()) {
+    out += capability.service() + "  " + (capability.available() ? "available" : "not available: " + capability.reason()) + "\n";
+  }
+  return out;
+}
+
+std::string verify_text(const protocol::VerifyReport& report) {
+  std::string out = std::to_string(report.checkpoints()) + " checkpoints, " + std::to_string(report.records()) + " records, " +
+                    bytes_text(report.bytes()) + " read: ";
+  if (report.problems().empty()) return out + "everything is whole\n";
+  out += std::to_string(report.problems_size()) + " problems\n";
+  for (const std::string& problem : report.problems()) out += "  " + problem + "\n";
+  return out;
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  static constexpr std::array<const char*, 5> kUnits{" KiB", " MiB", " GiB", " TiB", " PiB"};
+  if (bytes < 1024) return std::to_string(bytes) + " B";
+  double value = static_cast<double>(bytes) / 1024;
+  std::size_t unit = 0;
+  while (value >= 1023.95 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  return tenths(value, kUnits[unit]);
+}
+
+std::string time_text(std::int64_t ns_since_1970) {
+  const std::time_t seconds = ns_since_1970 / 1'000'000'000;
+  std::tm utc{};
+  ::gmtime_r(&seconds, &utc);
+  std::array<char, 64> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%SZ", &utc);
+  return text.data();
+}
+
+std::string progress_text(const protocol::Progress& progress) {
+  if (progress.total() == 0) return progress.stage();
+  return progress.stage() + " " + std::to_string(std::min(progress.done(), progress.total()) * 100 / progress.total()) + "%";
+}
+
+}  // namespace mhv::ctl

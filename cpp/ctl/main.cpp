@@ -1,0 +1,3 @@
+#include "ctl/command.h"
+
+int main(int argc, char** argv) { return mhv::ctl::run(argc, argv); }

@@ -1,0 +1,268 @@
+// Guests and their requests, with a worker that only speaks the protocol and a host without libvirt.
+#include "mhvd/guests.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "mhvd/guest_conf.h"
+#include "mhvd/uffd_record.h"
+
+namespace mhv::mhvd {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kUuid = "11111111-2222-3333-4444-555555555555";
+
+// A "QEMU" that does nothing, to be killed.
+class FakeQemu {
+ public:
+  FakeQemu() : pid_(::fork()) {
+    if (pid_ == 0) {
+      ::pause();
+      ::_exit(0);
+    }
+  }
+  ~FakeQemu() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  ProcessId id() const { return *identify_process(pid_); }
+
+ private:
+  const pid_t pid_;
+};
+
+class FakeHypervisor : public Hypervisor {
+ public:
+  Domain find(const std::string& name) override {
+    const std::lock_guard lock(mutex_);
+    if (name != domain.name && name != domain.uuid) throw Error(Code::kNotFound, "no guest \"" + name + "\"", "look");
+    return domain;
+  }
+  void check(const Domain&, const protocol::ServiceOptions&) override {
+    const std::lock_guard lock(mutex_);
+    if (refuses) throw Error(Code::kUnsupported, "interface tap0 is vhost-user", "use a tap");
+  }
+  Attachment attach(const Domain& which, const protocol::ServiceOptions&) override {
+    const std::lock_guard lock(mutex_);
+    Attachment out;
+    out.process = *which.process;
+    out.own_monitor = true;
+    out.up.set_uffd_is_new(!tracking);
+    out.fds.push_back(Fd::memory("fake"));
+    return out;
+  }
+  void tracking_is_on(const std::string&) override {
+    const std::lock_guard lock(mutex_);
+    tracking = true;
+  }
+  void tracking_is_off(const std::string&) override {
+    const std::lock_guard lock(mutex_);
+    tracking = false;
+  }
+
+  void set_process(std::optional<ProcessId> process) {
+    const std::lock_guard lock(mutex_);
+    domain.process = process;
+  }
+
+  std::mutex mutex_;
+  Domain domain{kUuid, "s1", std::nullopt};
+  bool refuses = false;
+  bool tracking = false;
+};
+
+class GuestsTest : public ::testing::Test {
+ protected:
+  GuestsTest() {
+    std::string pattern = "/tmp/mhvd-test-XXXXXX";
+    folder_ = ::mkdtemp(pattern.data());
+    config_.run_dir = folder_ + "/run";
+    config_.state_dir = folder_ + "/state";
+    config_.worker = MHV_FAKE_WORKER;
+    restart();
+  }
+  ~GuestsTest() override {
+    guests_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  void restart() {
+    guests_.reset();
+    guests_ = std::make_unique<Guests>(config_, host_);
+    guests_->load();
+  }
+
+  protocol::Reply ask(const protocol::Request& request) {
+    return guests_->handle(request, {}, [&](const protocol::Reply& reply) { progress_.push_back(reply.progress().stage()); });
+  }
+
+  void attach(const std::string& guest = "s1") {
+    protocol::Request request;
+    request.mutable_attach()->set_guest(guest);
+    request.mutable_attach()->mutable_options()->add_services("checkpoint");
+    ask(request);
+  }
+
+  protocol::Reply create(const std::string& name) {
+    protocol::Request request;
+    request.set_id(42);
+    request.mutable_checkpoint_create()->set_guest("s1");
+    request.mutable_checkpoint_create()->set_name(name);
+    return ask(request);
+  }
+
+  protocol::GuestStatus status() { return guests_->status("s1").guests(0); }
+
+  // Polls: what is waited for happens in other processes.
+  void wait_for_state(const std::string& state) {
+    for (int i = 0; i < 2000 && status().state() != state; ++i) ::usleep(5000);
+    ASSERT_EQ(status().state(), state) << status().message();
+  }
+
+  static Code code_of(const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      EXPECT_FALSE(error.hint().empty()) << error.what();
+      return error.code();
+    }
+    return Code::kInternal;
+  }
+
+  std::string folder_;
+  Config config_;
+  FakeHypervisor host_;
+  std::vector<std::string> progress_;
+  std::unique_ptr<Guests> guests_;
+};
+
+TEST_F(GuestsTest, AttachesARunningGuestAndPassesRequestsOn) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  EXPECT_EQ(status().state(), "attached");
+  EXPECT_EQ(status().qemu_pid(), qemu.id().pid);
+  const auto reply = create("first");
+  EXPECT_EQ(reply.id(), 42u);
+  EXPECT_EQ(reply.checkpoint().checkpoint().name(), "first");
+  EXPECT_EQ(create("refuse").error().code(), static_cast<std::uint32_t>(Code::kNoSpace));
+  EXPECT_EQ(code_of([&] { attach(); }), Code::kExists);
+  EXPECT_EQ(code_of([&] { attach("other"); }), Code::kNotFound);
+  protocol::Request unknown;
+  unknown.mutable_checkpoint_verify()->set_guest("other");
+  EXPECT_EQ(code_of([&] { ask(unknown); }), Code::kNotFound);
+}
+
+TEST_F(GuestsTest, ARefusedGuestStaysUnknown) {
+  host_.refuses = true;
+  EXPECT_EQ(code_of([&] { attach(); }), Code::kUnsupported);
+  EXPECT_TRUE(guests_->status("").guests().empty());
+  EXPECT_TRUE(list_guests(config_.guests_dir()).empty());
+}
+
+TEST_F(GuestsTest, AWorkerThatDiesIsStartedAgainWithTheSameUserfaultfd) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  for (int i = 0; i < 2000 && !host_.tracking; ++i) ::usleep(1000);
+  const auto reply = create("die");
+  EXPECT_EQ(reply.error().code(), static_cast<std::uint32_t>(Code::kUnavailable));
+  EXPECT_THAT(reply.error().message(), HasSubstr("the guest runs on"));
+  EXPECT_EQ(create("after").checkpoint().checkpoint().name(), "after");
+  wait_for_state("attached");
+  EXPECT_EQ(status().worker_restarts(), 1u);
+  EXPECT_EQ(status().message(), "again");
+}
+
+TEST_F(GuestsTest, FollowsTheQemu) {
+  attach();
+  EXPECT_EQ(status().state(), "stopped");
+  auto qemu = std::make_unique<FakeQemu>();
+  host_.set_process(qemu->id());
+  guests_->poke(kUuid);
+  wait_for_state("attached");
+  const ProcessId first = qemu->id();
+  qemu.reset();
+  host_.set_process(std::nullopt);
+  guests_->poke(kUuid);
+  wait_for_state("stopped");
+  const FakeQemu second;
+  host_.set_process(second.id());
+  guests_->poke_all();
+  wait_for_state("attached");
+  EXPECT_NE(status().qemu_pid(), first.pid);
+}
+
+TEST_F(GuestsTest, KnowsItsGuestsAgainAfterARestart) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  restart();
+  wait_for_state("attached");
+}
+
+TEST_F(GuestsTest, DetachKeepsAndForgetDeletes) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  protocol::Request request;
+  request.mutable_detach()->set_guest("s1");
+  ask(request);
+  EXPECT_EQ(status().state(), "detached");
+  EXPECT_EQ(status().worker_pid(), 0);
+  EXPECT_FALSE(host_.tracking);
+  request.mutable_checkpoint_verify()->set_guest("s1");
+  EXPECT_TRUE(ask(request).has_done());
+  request.mutable_forget()->set_guest("s1");
+  ask(request);
+  EXPECT_TRUE(guests_->status("").guests().empty());
+  EXPECT_FALSE(std::filesystem::exists(config_.guest_dir(kUuid)));
+}
+
+TEST_F(GuestsTest, AHoldOutlivesTheWorker) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  protocol::Request request;
+  request.mutable_hold()->set_guest("s1");
+  request.mutable_hold()->set_reason("live migration");
+  request.mutable_hold()->set_timeout_s(600);
+  ask(request);
+  wait_for_state("held");
+  create("die");
+  wait_for_state("held");
+  EXPECT_EQ(status().message(), "live migration");
+  request.mutable_release()->set_guest("s1");
+  ask(request);
+  wait_for_state("attached");
+}
+
+TEST_F(GuestsTest, SaysWhyAWorkerCannotServe) {
+  const FakeQemu qemu;
+  host_.domain.name = "broken";
+  host_.set_process(qemu.id());
+  try {
+    attach("broken");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kVersion);
+  }
+}
+
+TEST_F(GuestsTest, ARestoreOfAStoppedGuestIsRefusedWithTheNextStep) {
+  attach();
+  protocol::Request request;
+  request.mutable_checkpoint_restore()->set_guest("s1");
+  EXPECT_EQ(code_of([&] { ask(request); }), Code::kUnsupported);
+}
+
+}  // namespace
+}  // namespace mhv::mhvd

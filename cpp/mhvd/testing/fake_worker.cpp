@@ -1,0 +1,81 @@
+// Speaks mhv-worker's protocol for the tests of mhvd; the requests say how it behaves:
+//   checkpoint_create name "die"     ends in the middle
+//                     name "refuse"  is refused with kNoSpace
+//                     anything else  one progress, then a checkpoint of that name
+// A guest named "broken" cannot be served: kVersion, and the end. The message of an attached guest is "new" or "again",
+// by what mhvd said of the userfaultfd.
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/frame.h"
+#include "mhv.pb.h"
+
+namespace {
+
+using namespace mhv;
+
+constexpr int kControl = 3;
+
+void report(const protocol::WorkerReport& report) { send_frame(kControl, report.SerializeAsString()); }
+
+void report_state(const std::string& state, const std::string& message = {}) {
+  protocol::WorkerReport out;
+  out.mutable_status()->set_state(state);
+  out.mutable_status()->set_message(message);
+  report(out);
+}
+
+void fail(std::uint64_t id, Code code, const std::string& message) {
+  protocol::WorkerReport out;
+  out.mutable_reply()->set_id(id);
+  out.mutable_reply()->mutable_error()->set_code(static_cast<std::uint32_t>(code));
+  out.mutable_reply()->mutable_error()->set_message(message);
+  report(out);
+}
+
+void create(std::uint64_t id, const std::string& name) {
+  if (name == "die") ::_exit(1);
+  if (name == "refuse") return fail(id, Code::kNoSpace, "full");
+  protocol::WorkerReport out;
+  out.mutable_reply()->set_id(id);
+  out.mutable_reply()->mutable_progress()->set_stage("copying memory");
+  report(out);
+  out.mutable_reply()->mutable_checkpoint()->mutable_checkpoint()->set_name(name);
+  report(out);
+}
+
+void answer(const protocol::Request& request) {
+  if (request.has_checkpoint_create()) return create(request.id(), request.checkpoint_create().name());
+  if (request.has_hold()) report_state("held", request.hold().reason());
+  if (request.has_release()) report_state("attached");
+  protocol::WorkerReport out;
+  out.mutable_reply()->set_id(request.id());
+  out.mutable_reply()->mutable_done();
+  report(out);
+}
+
+int serve() {
+  while (const auto frame = receive_frame(kControl)) {
+    protocol::WorkerCommand command;
+    if (!command.ParseFromString(frame->payload)) return 1;
+    if (command.has_start() && command.start().name() == "broken") {
+      fail(0, Code::kVersion, "store of version 99");
+      return 1;
+    }
+    if (command.has_start()) report_state("stopped");
+    if (command.has_guest_up()) report_state("attached", command.guest_up().uffd_is_new() ? "new" : "again");
+    if (command.has_guest_down()) report_state("stopped", command.guest_down().reason());
+    if (command.has_request()) answer(command.request());
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main() {
+  try {
+    return serve();
+  } catch (const Error&) {
+    return 1;
+  }
+}
