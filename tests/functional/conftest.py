@@ -10,6 +10,8 @@ import lab
 import pytest
 
 FAILED = pytest.StashKey[list]()
+GUESTS = pytest.StashKey[list]()
+fates = []
 
 
 def pytest_collection_modifyitems(items):
@@ -25,6 +27,15 @@ def pytest_runtest_makereport(item, call):
     if report.failed and host:
         for name in ("mhvd", "mhv-broker", "libvirtd"):
             report.sections.append((f"last lines of {name}", "\n".join(host.log(name).splitlines()[-40:])))
+        for guest in item.stash.get(GUESTS, []):
+            report.sections.append((f"console of {guest.name}", guest.console()[-800:]))
+            fates.append(f"{item.name}: {guest.name} {guest.fate()}")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if fates:
+        terminalreporter.section("guests of failed tests")
+        terminalreporter.write("\n".join(fates) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +140,7 @@ def pool(host, engine, images, state):
 
 @pytest.fixture
 def make_guest(pool, request):
-    taken = []
+    taken = request.node.stash[GUESTS] = []
 
     def make(*args, **more):
         taken.append(pool.take(*args, **more))

@@ -85,7 +85,7 @@ def test_hold_stops_the_pauses(make_guest, engine):
     guest = make_guest("memfd")
     engine.attach(guest.name, "--interval-s", "0.2")
     lab.wait_until("an automatic checkpoint", lambda: engine.list(guest.name))
-    engine.call("hold", guest.name, "--reason", "a test", "--timeout-s", "60")
+    engine.call("hold", guest.name, "--reason", "a test", "--timeout", "60")
     epoch = engine.wait_state(guest.name, "held")["epoch"]
     with pytest.raises(lab.EngineError) as refused:
         engine.create(guest.name)
