@@ -26,6 +26,8 @@ from oslo_context import context as oslo_context
 TOPIC = "mhv-agent"
 VERSION = "1.0"
 
+_SEND_RETRIES = 3
+
 # A deletion gives disk space back, which takes its time: it may last as long as the agent's heartbeats come.
 _SLOW = frozenset({"checkpoint_delete"})
 
@@ -71,7 +73,8 @@ class AgentClient:
         self._timeout_s = conf.api.rpc_timeout_s
         self._slow_timeout_s = conf.api.delete_timeout_s
         target = messaging.Target(topic=TOPIC, version=VERSION)
-        self._client = messaging.get_rpc_client(transport, target, serializer=ContextSerializer())
+        # A bus that is down is an answer too, not a wait for ever.
+        self._client = messaging.get_rpc_client(transport, target, serializer=ContextSerializer(), retry=_SEND_RETRIES)
 
     def call(self, context: oslo_context.RequestContext, host: str, method: str, **arguments: Any) -> Any:
         """Raises AgentError, or messaging.MessagingTimeout and MessageDeliveryFailure when there is no agent."""
