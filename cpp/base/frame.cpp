@@ -45,7 +45,9 @@ bool receive_exact(int socket, std::span<std::byte> out, std::vector<Fd>* fds) {
         if (fds != nullptr) fds->push_back(std::move(received));
       }
     }
-    if ((message.msg_flags & MSG_CTRUNC) != 0) throw Error(Code::kInvalid, "more descriptors than a message may carry");
+    // Every byte of a message may bring more of them: they are counted while they come.
+    const bool too_many = fds != nullptr && fds->size() > kFrameFdsMax;
+    if (too_many || (message.msg_flags & MSG_CTRUNC) != 0) throw Error(Code::kInvalid, "more descriptors than a message may carry");
     if (n == 0) {
       if (!any) return false;
       throw Error(Code::kUnavailable, "the peer closed in the middle of a message");
