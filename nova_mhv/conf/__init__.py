@@ -28,12 +28,16 @@ PROJECT = "nova-mhv"
 _MODULES = ("agent", "api", "compute")
 
 
-def register_keystone(conf: cfg.ConfigOpts, group: str, service_type: str) -> None:
-    """Credentials and endpoint of another service, in ``group``: what Nova's own sections look like."""
+def register_keystone(conf: cfg.ConfigOpts, group: str, service_type: str, timeout_s: int) -> None:
+    """Credentials and endpoint of another service, in ``group``: what Nova's own sections look like.
+
+    ``timeout_s``: how long the service may be silent, unless the operator says otherwise.
+    """
     ks_loading.register_auth_conf_options(conf, group)
     ks_loading.register_session_conf_options(conf, group)
     ks_loading.register_adapter_conf_options(conf, group)
     conf.set_default("service_type", service_type, group=group)
+    conf.set_default("timeout", timeout_s, group=group)
     conf.set_default("valid_interfaces", ["internal", "public"], group=group)
 
 

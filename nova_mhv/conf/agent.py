@@ -60,7 +60,7 @@ AGENT_OPTS: list[cfg.Opt] = [
 def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(DEFAULT_OPTS)
     conf.register_opts(AGENT_OPTS, group="agent")
-    mhv_conf.register_keystone(conf, "glance", "image")
+    mhv_conf.register_keystone(conf, "glance", "image", timeout_s=600)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

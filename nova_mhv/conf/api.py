@@ -40,7 +40,7 @@ API_OPTS: list[cfg.Opt] = [
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(API_OPTS, group="api")
-    mhv_conf.register_keystone(conf, "nova", "compute")
+    mhv_conf.register_keystone(conf, "nova", "compute", timeout_s=60)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
