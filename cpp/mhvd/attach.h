@@ -37,6 +37,9 @@ class HostHypervisor : public Hypervisor {
   Domain find(const std::string& name_or_uuid) override;
   void check(const Domain& domain, const protocol::ServiceOptions& options) override;
   Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) override;
+  void start_paused(const Domain& domain) override;
+  void resume(const Domain& domain) override;
+  void destroy(const Domain& domain) noexcept override;
   void tracking_is_on(const std::string& uuid) override;
   void tracking_is_off(const std::string& uuid) override;
 

@@ -18,12 +18,14 @@ std::string domain(const std::string& devices, const std::string& rest = "", con
 constexpr const char* kDisk =
     "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/srv/a.qcow2' index='1'/>"
     "<target dev='vda' bus='virtio'/><alias name='virtio-disk0'/></disk>";
-constexpr const char* kRaw = "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/sdb'/><target dev='vdb'/></disk>";
+constexpr const char* kRaw =
+    "<disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/sdb'/><target dev='vdb'/></disk>";
 constexpr const char* kCdrom =
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/srv/c.iso'/><target dev='hda'/><readonly/></disk>";
 constexpr const char* kEmptyCdrom = "<disk type='file' device='cdrom'><target dev='hdb'/><readonly/></disk>";
 constexpr const char* kRbd =
-    "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'/><target dev='vdc'/></disk>";
+    "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'/><target "
+    "dev='vdc'/></disk>";
 
 void expect_refusal(const std::string& xml, const char* what) {
   try {
@@ -56,7 +58,9 @@ TEST(DomainXml, ReadsDisksAndMachine) {
 }
 
 TEST(DomainXml, FindsTheMonitorOfItsOwn) {
-  const std::string line = "<qemu:commandline><qemu:arg value='-chardev'/><qemu:arg value='socket,id=mhv,path=/run/x.sock,server=on,wait=off'/></qemu:commandline>";
+  const std::string line =
+      "<qemu:commandline><qemu:arg value='-chardev'/><qemu:arg "
+      "value='socket,id=mhv,path=/run/x.sock,server=on,wait=off'/></qemu:commandline>";
   EXPECT_EQ(parse_domain_xml(domain(kDisk, line)).own_monitor, "/run/x.sock");
   const std::string other = "<qemu:commandline><qemu:arg value='socket,id=mhv2,path=/run/x.sock'/></qemu:commandline>";
   EXPECT_EQ(parse_domain_xml(domain(kDisk, other)).own_monitor, "");

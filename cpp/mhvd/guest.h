@@ -51,6 +51,8 @@ class Guest {
   // New options (no services: detach), saved before this returns. Then waits until the guest's thread has acted on them
   // and the worker has answered, and throws what kept the guest from being attached.
   void configure(const protocol::ServiceOptions& options);
+  // Looks at the QEMU now, and waits until the worker has it; throws what kept it from that.
+  void wait_attached();
   // Passes a request to the worker and waits for the reply that ends it; `progress` gets the others. Throws kUnavailable
   // when there is no worker, or it ends in the middle. Waits a while for a guest that is being attached.
   protocol::Reply call(protocol::Request request, std::span<const int> fds, const ReplyFn& progress);
@@ -77,6 +79,7 @@ class Guest {
   void bring_up(const Domain& domain);
   void take_down(const std::string& reason, bool detach);
   void failed_to_attach(const Error& error);
+  void settle(std::unique_lock<std::mutex>& lock);
   void update_conf(const Domain& domain);
   bool wait_for_worker_state(std::unique_lock<std::mutex>& lock, std::chrono::seconds timeout, bool up);
   void send_hold();

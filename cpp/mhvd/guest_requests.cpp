@@ -79,6 +79,16 @@ void Guest::configure(const protocol::ServiceOptions& options) {
   failure_.reset();
   worker_failure_.reset();
   hand_over_again_ = phase_ == Phase::kUp && reported_.state() == "failed";
+  settle(lock);
+}
+
+void Guest::wait_attached() {
+  std::unique_lock lock(mutex_);
+  settle(lock);
+  if (phase_ != Phase::kUp) throw Error(Code::kUnavailable, "guest " + conf_.name() + " did not come up", "\"mhvctl status\" says why");
+}
+
+void Guest::settle(std::unique_lock<std::mutex>& lock) {
   const std::uint64_t wanted = ++looks_wanted_;
   ::eventfd_write(wake_.get(), 1);
   const bool done = changed_.wait_for(lock, kAttachTimeout, [&] { return looks_done_ >= wanted || stopping_; });

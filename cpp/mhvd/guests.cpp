@@ -178,6 +178,33 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
   spdlog::info("guest {}: forgotten", uuid);
 }
 
+protocol::Reply Guests::restore_stopped(const std::shared_ptr<Guest>& guest, const protocol::Request& request, const ReplyFn& progress) {
+  const Turn turn(*this, guest->uuid());
+  protocol::Request show;
+  show.mutable_checkpoint_show()->set_guest(guest->uuid());
+  show.mutable_checkpoint_show()->set_id(request.checkpoint_restore().id());
+  protocol::Reply reply = guest->call(std::move(show), {}, progress);
+  if (reply.has_error()) return reply;
+
+  const Domain domain{guest->uuid(), guest->name(), std::nullopt};
+  spdlog::info("guest {} ({}): starting it at checkpoint {}", domain.name, domain.uuid, request.checkpoint_restore().id());
+  hypervisor_.start_paused(domain);
+  try {
+    guest->wait_attached();
+    reply = guest->call(request, {}, progress);
+    if (reply.has_error()) {
+      hypervisor_.destroy(domain);  // it has not run
+      return reply;
+    }
+  } catch (const Error&) {
+    hypervisor_.destroy(domain);
+    throw;
+  }
+  hypervisor_.resume(domain);
+  reply.mutable_restore()->set_in_place(false);
+  return reply;
+}
+
 protocol::StatusReply Guests::status(const std::string& guest) {
   protocol::StatusReply reply;
   reply.set_version(MHV_VERSION);
@@ -198,9 +225,7 @@ protocol::Reply Guests::handle(const protocol::Request& request, std::span<const
     case Kind::kRelease: find(request.release().guest())->release(); return done();
     case Kind::kCheckpointRestore: {
       const auto guest = find(guest_of(request));
-      if (guest->phase() == Guest::Phase::kStopped) {
-        throw Error(Code::kUnsupported, "guest " + guest->name() + " does not run", "start the server first, then restore in place");
-      }
+      if (guest->phase() == Guest::Phase::kStopped) return restore_stopped(guest, request, progress);
       return guest->call(request, fds, progress);
     }
     default: return find(guest_of(request))->call(request, fds, progress);

@@ -39,6 +39,8 @@ class Guests {
   void attach(const protocol::Attach& request);
   void detach(const std::string& guest);
   void forget(const std::string& guest, const ReplyFn& progress);
+  // A guest that does not run: started without running, put to the checkpoint, then let go.
+  protocol::Reply restore_stopped(const std::shared_ptr<Guest>& guest, const protocol::Request& request, const ReplyFn& progress);
   void drop(const std::string& uuid);
   std::vector<std::shared_ptr<Guest>> all() const;
 

@@ -19,6 +19,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr const char* kUuid = "11111111-2222-3333-4444-555555555555";
+constexpr const char* kRefusedId = "00000000-0000-0000-0000-000000000000";  // to the fake worker
 
 // A "QEMU" that does nothing, to be killed.
 class FakeQemu {
@@ -59,6 +60,15 @@ class FakeHypervisor : public Hypervisor {
     out.fds.push_back(Fd::memory("fake"));
     return out;
   }
+  void start_paused(const Domain&) override {
+    qemu = std::make_unique<FakeQemu>();
+    set_process(qemu->id());
+  }
+  void resume(const Domain&) override { resumed = true; }
+  void destroy(const Domain&) noexcept override {
+    set_process(std::nullopt);
+    qemu.reset();
+  }
   void tracking_is_on(const std::string&) override {
     const std::lock_guard lock(mutex_);
     tracking = true;
@@ -76,6 +86,8 @@ class FakeHypervisor : public Hypervisor {
   std::mutex mutex_;
   Domain domain{kUuid, "s1", std::nullopt};
   bool refuses = false;
+  bool resumed = false;
+  std::unique_ptr<FakeQemu> qemu;
   bool tracking = false;
 };
 
@@ -257,11 +269,24 @@ TEST_F(GuestsTest, SaysWhyAWorkerCannotServe) {
   }
 }
 
-TEST_F(GuestsTest, ARestoreOfAStoppedGuestIsRefusedWithTheNextStep) {
+TEST_F(GuestsTest, AStoppedGuestIsStartedAtTheCheckpoint) {
   attach();
   protocol::Request request;
   request.mutable_checkpoint_restore()->set_guest("s1");
-  EXPECT_EQ(code_of([&] { ask(request); }), Code::kUnsupported);
+  request.mutable_checkpoint_restore()->set_id(kUuid);
+  EXPECT_FALSE(ask(request).has_error());
+  EXPECT_TRUE(host_.resumed);
+  EXPECT_EQ(status().state(), "attached");
+}
+
+TEST_F(GuestsTest, AStoppedGuestThatCannotBeRestoredStaysStopped) {
+  attach();
+  protocol::Request request;
+  request.mutable_checkpoint_restore()->set_guest("s1");
+  request.mutable_checkpoint_restore()->set_id(kRefusedId);
+  EXPECT_TRUE(ask(request).has_error());
+  EXPECT_FALSE(host_.resumed);
+  wait_for_state("stopped");
 }
 
 }  // namespace

@@ -15,7 +15,7 @@
 #include "mhvd/libvirt_session.h"
 #include "mhvd/process_sys.h"
 #include "mhvd/request_check.h"
-#include "mhvd/self_test.h"
+#include "mhvd/selftest.h"
 #include "mhvd/server.h"
 
 namespace {

@@ -106,7 +106,8 @@ TEST(GuestConf, RoundTripsAndRejectsAnotherGuests) {
 
 TEST(GuestConf, Uuids) {
   EXPECT_TRUE(is_uuid(kUuid));
-  for (const char* bad : {"", "s1", "11111111-2222-3333-4444-55555555555", "11111111-2222-3333-4444-55555555555G", "1111111122223333-4444-5555555555555"}) {
+  for (const char* bad :
+       {"", "s1", "11111111-2222-3333-4444-55555555555", "11111111-2222-3333-4444-55555555555G", "1111111122223333-4444-5555555555555"}) {
     EXPECT_FALSE(is_uuid(bad)) << bad;
   }
 }

@@ -19,16 +19,17 @@ class ServerTest : public ::testing::Test {
   ServerTest() {
     std::string pattern = "/tmp/mhvd-server-XXXXXX";
     folder_ = ::mkdtemp(pattern.data());
-    server_ = std::make_unique<Server>(folder_ + "/s", [](const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress) {
-      if (request.has_detach()) throw Error(Code::kNotFound, "no guest", "look");
-      if (request.has_forget()) throw std::runtime_error("odd");
-      protocol::Reply reply;
-      reply.mutable_progress()->set_stage("working");
-      progress(reply);
-      reply.Clear();
-      reply.mutable_export_done()->set_bytes(fds.size());
-      return reply;
-    });
+    server_ =
+        std::make_unique<Server>(folder_ + "/s", [](const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress) {
+          if (request.has_detach()) throw Error(Code::kNotFound, "no guest", "look");
+          if (request.has_forget()) throw std::runtime_error("odd");
+          protocol::Reply reply;
+          reply.mutable_progress()->set_stage("working");
+          progress(reply);
+          reply.Clear();
+          reply.mutable_export_done()->set_bytes(fds.size());
+          return reply;
+        });
   }
   ~ServerTest() override {
     server_.reset();

@@ -2,6 +2,7 @@
 //   checkpoint_create name "die"     ends in the middle
 //                     name "refuse"  is refused with kNoSpace
 //                     anything else  one progress, then a checkpoint of that name
+//   checkpoint_restore of the zero UUID is refused with kCorrupt
 // A guest named "broken" cannot be served: kVersion, and the end. The message of an attached guest is "new" or "again",
 // by what mhvd said of the userfaultfd.
 #include <unistd.h>
@@ -46,6 +47,7 @@ void create(std::uint64_t id, const std::string& name) {
 
 void answer(const protocol::Request& request) {
   if (request.has_checkpoint_create()) return create(request.id(), request.checkpoint_create().name());
+  if (request.checkpoint_restore().id() == "00000000-0000-0000-0000-000000000000") return fail(request.id(), Code::kCorrupt, "refused");
   if (request.has_hold()) report_state("held", request.hold().reason());
   if (request.has_release()) report_state("attached");
   protocol::WorkerReport out;

@@ -12,7 +12,7 @@
 #include "base/error.h"
 #include "guest/ram.h"
 #include "guest/tracker.h"
-#include "mhvd/self_test.h"
+#include "mhvd/selftest.h"
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)

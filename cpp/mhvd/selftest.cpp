@@ -1,4 +1,4 @@
-#include "mhvd/self_test.h"
+#include "mhvd/selftest.h"
 
 #include <sys/utsname.h>
 
