@@ -275,8 +275,8 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def live_migration(self, context, instance, *args, **kwargs):
         # Detached, not held: a pause by an engine whose hold ran out would let the guest go on in two places.
-        if _has_services(instance):
-            self._guests.detach(instance.uuid)
+        if _has_services(instance) and not self._guests.detach(instance.uuid):
+            raise exception.MigrationError(reason="the hypervisor services do not let go of the server; is mhvd running?")
         super().live_migration(context, instance, *args, **kwargs)
 
     def _live_migration_operation(self, context, instance, dest, block_migration, migrate_data, guest, *args, **kwargs):

@@ -302,6 +302,13 @@ class LiveMigrationTest(base.DriverTestCase):
         self.driver.rollback_live_migration_at_source(self.context, self.server, {})
         self.assertEqual(["detach", "attach"], self.engine.names())
 
+    def test_a_guest_that_the_engine_may_still_pause_is_not_migrated(self):
+        self.engine.fails["detach"] = base.engine_error("unavailable")
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "live_migration") as migrate:
+            self.assertRaises(exception.MigrationError, self.driver.live_migration,
+                              self.context, self.server, "dest", None, None)  # fmt: skip
+        migrate.assert_not_called()
+
     def test_the_source_forgets_with_a_notice_and_the_destination_attaches(self):
         with mock.patch("nova_mhv.notices.chain_cut") as cut:
             self.driver.post_live_migration(self.context, self.server, {"block_device_mapping": []})
