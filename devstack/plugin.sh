@@ -43,6 +43,8 @@ function preinstall_mhv {
 function install_mhv {
     sudo install -d -o "$STACK_USER" "$MHV_STATE"
     engine_build
+    MHV_ENGINE_MODULE=$(engine_module)
+    export MHV_ENGINE_MODULE
     setup_install "$NOVA_MHV_DIR"
     # Nova is an editable checkout: the driver's shim has to be inside it.
     ln -sfn "$NOVA_MHV_DIR/nova_mhv/shim" "$NOVA_DIR/nova/virt/mhv"
