@@ -273,11 +273,13 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
                 raise exception.MigrationPreCheckError(reason=failure.kwargs["reason"]) from failure
         return super().check_can_live_migrate_destination(context, instance, *args, **kwargs)
 
-    def live_migration(self, context, instance, *args, **kwargs):
+    def live_migration(self, context, instance, dest, post_method, recover_method, block_migration=False, migrate_data=None):
         # Detached, not held: a pause by an engine whose hold ran out would let the guest go on in two places.
         if _has_services(instance) and not self._guests.detach(instance.uuid):
-            raise exception.MigrationError(reason="the hypervisor services do not let go of the server; is mhvd running?")
-        super().live_migration(context, instance, *args, **kwargs)
+            LOG.error("Not migrated: the engine did not let go of the server. Is mhvd running?", instance=instance)
+            recover_method(context, instance, dest, migrate_data)
+            return
+        super().live_migration(context, instance, dest, post_method, recover_method, block_migration, migrate_data)
 
     def _live_migration_operation(self, context, instance, dest, block_migration, migrate_data, guest, *args, **kwargs):
         if _has_services(instance) and domain_xml.enabled(guest.get_xml_desc()):

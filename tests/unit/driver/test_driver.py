@@ -305,9 +305,10 @@ class LiveMigrationTest(base.DriverTestCase):
     def test_a_guest_that_the_engine_may_still_pause_is_not_migrated(self):
         self.engine.fails["detach"] = base.engine_error("unavailable")
         with mock.patch.object(libvirt_driver.LibvirtDriver, "live_migration") as migrate:
-            self.assertRaises(exception.MigrationError, self.driver.live_migration,
-                              self.context, self.server, "dest", None, None)  # fmt: skip
+            recover = mock.Mock()
+            self.driver.live_migration(self.context, self.server, "dest", None, recover, migrate_data="data")
         migrate.assert_not_called()
+        recover.assert_called_once_with(self.context, self.server, "dest", "data")
 
     def test_the_source_forgets_with_a_notice_and_the_destination_attaches(self):
         with mock.patch("nova_mhv.notices.chain_cut") as cut:
