@@ -150,9 +150,26 @@ TEST_F(SandboxTest, RefusesTheRest) {
 
 TEST_F(SandboxTest, TheStoreWorks) {
   expect_good([&] {
-    { const auto store = store::Store::open(store_); }
+    const std::string id = "6f1c2d3e-0000-4000-8000-000000000001";
+    std::array<std::byte, kPageSize> page{};
+    page.fill(std::byte{7});  // compresses, is hashed, and stored
+    store::PageKey key;
+    {
+      const auto store = store::Store::open(store_);
+      store::Writer writer = store->begin("");
+      key = writer.put(PageNo{3}, page);
+      writer.put_device_state(page);
+      store::CheckpointInfo info;
+      info.id = id;
+      info.blocks = {{"pc.ram", 64 * kPageSize}};
+      writer.commit(info);
+    }
     const auto again = store::Store::open(store_);
-    return again->list().empty() ? kGood : 1;
+    std::array<std::byte, kPageSize> back{};
+    again->read(key, back);
+    if (back != page || again->list().size() != 1 || !again->verify({}).problems.empty()) return 1;
+    again->remove_all();
+    return again->list().empty() ? kGood : 2;
   });
 }
 
