@@ -11,9 +11,9 @@
 namespace mhv::store {
 namespace {
 
-// What a child of `parent` has to say by itself when its parent goes. `is_root`: it becomes a root, in which a page of zeros
-// needs no entry.
-std::vector<PageEntry> merge(std::span<const PageEntry> parent, std::span<const PageEntry> child, bool is_root) {
+// What a child of `parent` has to say by itself when its parent goes. Pages of zeros keep their entries in a new root too: so
+// the merged pages mean the same on top of `parent`, for a reader that is half-way along the chain and for a second attempt.
+std::vector<PageEntry> merge(std::span<const PageEntry> parent, std::span<const PageEntry> child) {
   std::vector<PageEntry> out;
   out.reserve(parent.size() + child.size());
   auto p = parent.begin();
@@ -23,14 +23,21 @@ std::vector<PageEntry> merge(std::span<const PageEntry> parent, std::span<const 
     const PageEntry& entry = take_child ? *c : *p;
     if (p != parent.end() && p->page == entry.page) ++p;
     if (take_child) ++c;
-    if (!is_root || !entry.key.is_zero_page()) out.push_back(entry);
+    out.push_back(entry);
   }
   return out;
 }
 
 }  // namespace
 
-void Store::Impl::unlink_strays() {
+// What an earlier failure left behind: to be called before anything is changed.
+void Store::Impl::clean_up() {
+  if (removal_owed) {
+    files->make_directory(manifests_folder);
+    files->sync_directory(folder);
+    drop_leftovers();
+    removal_owed = false;
+  }
   if (strays.empty()) return;
   for (const std::string& path : strays) files->unlink(path);
   files->sync_directory(manifests_folder);
@@ -43,7 +50,7 @@ void Store::Impl::inherit(const Manifest& from, const std::string& child) {
   auto node = std::make_shared<Node>();
   static_cast<ManifestHead&>(*node) = own;
   node->info.parent = from.info.parent;
-  const std::vector<PageEntry> entries = merge(from.entries, own.entries, from.info.parent.empty());
+  const std::vector<PageEntry> entries = merge(from.entries, own.entries);
   node->info.pages = entries.size();
   const std::vector<std::byte> bytes = serialize_manifest(*node, entries);
   node->file_bytes = bytes.size();
@@ -53,7 +60,7 @@ void Store::Impl::inherit(const Manifest& from, const std::string& child) {
 }
 
 void Store::Impl::remove(const std::string& id) {
-  unlink_strays();
+  clean_up();
   if (!nodes.contains(id)) {
     remove_damaged(id);
     return;
@@ -96,10 +103,9 @@ void Store::Impl::remove_damaged(const std::string& id) {
 
 // The rename is the moment at which all of them are gone.
 void Store::Impl::remove_all() {
-  unlink_strays();
-  const std::string removed = manifests_folder + ".removed";
-  drop_leftovers();
-  files->rename(manifests_folder, removed);
+  clean_up();
+  files->rename(manifests_folder, manifests_folder + ".removed");
+  removal_owed = true;
   std::vector<std::uint32_t> numbers;
   {
     const std::unique_lock guard(mutex);
@@ -113,10 +119,8 @@ void Store::Impl::remove_all() {
     segments.forget(numbers);
     problems.clear();
   }
-  files->make_directory(manifests_folder);
-  files->sync_directory(folder);
+  clean_up();
   segments.delete_files(numbers);
-  drop_leftovers();
 }
 
 }  // namespace mhv::store

@@ -63,7 +63,7 @@ struct Store::Impl {
   void remove_damaged(const std::string& id);
   void remove_all();
   void inherit(const Manifest& from, const std::string& child);
-  void unlink_strays();
+  void clean_up();
   void collect_garbage();
   bool find_live(KeyIndex& live) const;
   void settle_position();
@@ -85,6 +85,7 @@ struct Store::Impl {
   std::string table_id;  // the checkpoint that `table` belongs to; "": none, and `table` is empty
   PageTable table;       // resolved, kept for the next commit on top of it
   std::uint64_t next_sequence = 1;
+  bool removal_owed = false;   // remove_all() has not ended
   bool position_owed = false;  // records were copied, and POSITION does not cover them yet
 };
 

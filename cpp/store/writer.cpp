@@ -35,7 +35,7 @@ Writer::~Writer() = default;
 
 Writer Store::begin(const std::string& parent) {
   auto writer = std::make_unique<Writer::Impl>(*impl_, parent);
-  impl_->unlink_strays();
+  impl_->clean_up();
   if (parent.empty()) {
     const std::unique_lock guard(impl_->mutex);
     impl_->table_id.clear();
@@ -177,7 +177,7 @@ CheckpointInfo Writer::commit(CheckpointInfo info) {
     w.store.strays.insert(path);
     w.store.strays.insert(beside);
     try {
-      w.store.unlink_strays();
+      w.store.clean_up();
     } catch (const Error&) {  // done again before the next change; the first error is the one to tell
     }
     throw;
