@@ -20,9 +20,15 @@ int run() {
   if (!first->message.has_start() || first->fds.size() != 1)
     throw mhv::Error(mhv::Code::kInvalid, "the first command is not a start with one descriptor");
   const mhv::protocol::WorkerStart& start = first->message.start();
-  mhv::worker::enter_sandbox(start.store_path());
-  mhv::worker::Worker worker(control, start, first->fds[0]);
-  return worker.serve();
+  std::optional<mhv::worker::Worker> worker;
+  try {
+    mhv::worker::enter_sandbox(start.store_path());
+    worker.emplace(control, start, first->fds[0]);
+  } catch (const mhv::Error& error) {
+    control.fail(0, error);  // about no request: why this worker ends
+    throw;
+  }
+  return worker->serve();
 }
 
 }  // namespace
