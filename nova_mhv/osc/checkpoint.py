@@ -98,7 +98,7 @@ class DeleteCheckpoint(command.Command):
         for checkpoint_id in parsed_args.checkpoint:
             try:
                 self.app.client_manager.hypervisor_service.delete(server_id, checkpoint_id)
-            except (exceptions.CommandError, exceptions.ClientException) as error:
+            except exceptions.CommandError as error:
                 failed += 1
                 LOG.error("Checkpoint %s was not deleted: %s", checkpoint_id, error)
         if failed:

@@ -122,11 +122,8 @@ def _error(response: Any) -> Exception:
     except (ValueError, AttributeError, KeyError, TypeError):
         text = f"The hypervisor service answered HTTP {response.status_code}: {response.text[:500]}"
     request_id = response.headers.get("x-openstack-request-id")
-    known = {404: exceptions.NotFound, 403: exceptions.Forbidden, 409: exceptions.Conflict}
     if response.status_code >= 500 and request_id:
         text += f" (Request-ID: {request_id})"
-    if response.status_code in known:
-        return known[response.status_code](response.status_code, text)
     return exceptions.CommandError(text)
 
 

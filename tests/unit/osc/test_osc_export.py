@@ -80,7 +80,7 @@ def test_altered_or_short_image_leaves_no_file(exported, tmp_path, content):
 
 def test_failed_export_leaves_no_file(exported, tmp_path):
     exported.mock.post(EXPORT, json={"itemNotFound": {"code": 404, "message": "no checkpoint"}}, status_code=404)
-    with pytest.raises(exceptions.NotFound, match="no checkpoint"):
+    with pytest.raises(exceptions.CommandError, match="no checkpoint"):
         export(exported, tmp_path / "s1.save")
     assert list(tmp_path.iterdir()) == []
 
