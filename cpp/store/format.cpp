@@ -180,12 +180,15 @@ std::optional<Record> parse_record(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof(RecordHeader)) return std::nullopt;
   const auto header = load<RecordHeader>(bytes);
   if (header.magic != kRecordMagic || header.stored == 0 || header.stored > kPageSize) return std::nullopt;
-  if (header.encoding > static_cast<std::uint16_t>(Encoding::kZstd)) return std::nullopt;
+  if (header.encoding > static_cast<std::uint16_t>(Encoding::kLz4)) return std::nullopt;
   const auto encoding = static_cast<Encoding>(header.encoding);
   if ((encoding == Encoding::kRaw) != (header.stored == kPageSize)) return std::nullopt;
   if (bytes.size() < record_bytes(header.stored) || header.key.is_zero_page()) return std::nullopt;
   const auto payload = bytes.subspan(sizeof(RecordHeader), header.stored);
   if (header.checksum != hash2(bytes.first(offsetof(RecordHeader, checksum)), payload)) return std::nullopt;
+  for (const std::byte b : bytes.first(record_bytes(header.stored)).subspan(sizeof(RecordHeader) + header.stored)) {
+    if (b != std::byte{0}) return std::nullopt;
+  }
   return Record{header.key, encoding, payload};
 }
 

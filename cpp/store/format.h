@@ -40,7 +40,7 @@ inline constexpr std::size_t kDeviceStateBytesMax = 64u << 20;
 inline constexpr std::size_t kBlocksMax = 256;
 inline constexpr std::size_t kDisksMax = 256;
 
-enum class Encoding : std::uint16_t { kRaw = 0, kZstd = 1 };
+enum class Encoding : std::uint16_t { kRaw = 0, kLz4 = 1 };
 
 struct SegmentHeader {
   char magic[8];  // "MHVSEG\r\n"

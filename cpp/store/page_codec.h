@@ -11,7 +11,7 @@ namespace mhv::store {
 bool is_zero(std::span<const std::byte, kPageSize> page);
 
 // Compresses into `room`; the page itself when that would not be smaller. The result lives in `room` or in `page`.
-// Thread-safe: each thread has a context of its own.
+// Thread-safe.
 struct EncodedPage {
   Encoding encoding;
   std::span<const std::byte> payload;

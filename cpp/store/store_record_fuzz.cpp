@@ -8,7 +8,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto bytes = std::as_bytes(std::span(data, size));
   std::array<std::byte, mhv::kPageSize> page;
   if (const auto record = parse_record(bytes)) (void)decode_page(record->encoding, record->payload, page);
-  if (size > 2) (void)decode_page(Encoding::kZstd, bytes.subspan(2), page);
+  if (size > 2) (void)decode_page(Encoding::kLz4, bytes.subspan(2), page);
   const Scan scan = scan_records(bytes, sizeof(SegmentHeader), size);
   if (scan.damaged_bytes > size) __builtin_trap();
   (void)parse_index(bytes, 1, 1);
