@@ -51,6 +51,8 @@ class Guest {
   // New options (no services: detach), saved before this returns. Then waits until the guest's thread has acted on them
   // and the worker has answered, and throws what kept the guest from being attached.
   void configure(const protocol::ServiceOptions& options);
+  // No services, without waiting.
+  void leave();
   // Looks at the QEMU now, and waits until the worker has it; throws what kept it from that.
   void wait_attached();
   // Passes a request to the worker and waits for the reply that ends it; `progress` gets the others. Throws kUnavailable

@@ -82,6 +82,14 @@ void Guest::configure(const protocol::ServiceOptions& options) {
   settle(lock);
 }
 
+void Guest::leave() {
+  const std::lock_guard lock(mutex_);
+  conf_.clear_options();
+  save_guest_conf(config_.guest_dir(uuid_), conf_);
+  ++looks_wanted_;
+  ::eventfd_write(wake_.get(), 1);
+}
+
 void Guest::wait_attached() {
   std::unique_lock lock(mutex_);
   settle(lock);

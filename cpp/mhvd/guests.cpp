@@ -103,6 +103,7 @@ void Guests::attach(const protocol::Attach& request) {
   const Turn turn(*this, domain.uuid);
   auto guest = find_known(domain.uuid);
   const bool fresh = guest == nullptr;
+  const bool was_detached = !fresh && guest->phase() == Guest::Phase::kDetached;
   if (fresh) {
     protocol::GuestConf conf;
     conf.set_uuid(domain.uuid);
@@ -126,6 +127,7 @@ void Guests::attach(const protocol::Attach& request) {
       std::error_code ignored;
       std::filesystem::remove(config_.guest_dir(domain.uuid) + "/guest.conf", ignored);
     }
+    if (!fresh && was_detached) guest->leave();
     throw;
   }
 }
