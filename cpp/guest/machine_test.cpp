@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 #include "guest/fixture_test.h"
@@ -30,7 +31,7 @@ Differing put_back(Ram& ram, std::span<const std::byte> wanted) {
   for (std::uint32_t i = 0; i < ram.pages(); ++i) {
     const auto page = wanted.subspan(std::size_t{i} * kPageSize, kPageSize);
     ram.read({{i}, 1}, now);
-    if (std::equal(now.begin(), now.end(), page.begin())) continue;
+    if (std::memcmp(now.data(), page.data(), kPageSize) == 0) continue;
     ram.write({i}, page);
     ++(ram.block_of({i}).read_only ? pages.read_only : pages.writable);
   }
