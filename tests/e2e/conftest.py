@@ -177,6 +177,19 @@ def admin(cloud):
     return Client("admin")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def flavors(admin):
+    """What the tests want beside the demo's flavors."""
+    service = {"mhv:services": "checkpoint", "trait:CUSTOM_MHV_CHECKPOINT": "required"}
+    ensure_flavor(admin.sdk, "m1.small.checkpoint", 256, service)
+    ensure_flavor(admin.sdk, "m1.tiny.fast", 192, {**service, "mhv:checkpoint_interval_s": "0.5", "mhv:checkpoint_keep": "5"})
+
+
+def ensure_flavor(sdk, name, ram, extra_specs):
+    flavor = sdk.compute.find_flavor(name) or sdk.compute.create_flavor(name=name, ram=ram, vcpus=1, disk=1)
+    sdk.compute.create_flavor_extra_specs(flavor, extra_specs)
+
+
 @pytest.fixture(scope="session")
 def demo(cloud):
     return Client("demo")

@@ -113,7 +113,7 @@ def test_deleting_the_server_deletes_its_checkpoints(servers, host):
 
 
 def test_nova_does_not_see_the_pauses(servers, admin):
-    server = servers("m1.tiny.checkpoint.fast")
+    server = servers("m1.tiny.fast")
     wait_for("a few automatic checkpoints", lambda: len(server.checkpoints()) >= 5)
     assert server.status() == "ACTIVE"
     actions = [a.action for a in admin.sdk.compute.server_actions(server.id)]
