@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <random>
 
 #include "base/error.h"
@@ -15,10 +16,7 @@ std::uint64_t random_identity() {
 
 }  // namespace
 
-Appender::Appender(Segments& segments, bool fresh) : segments_(segments), fresh_(fresh) {
-  segments_.finish_cuts();
-  buffer_.reserve(kBufferBytes + kRecordBytesMax);
-}
+Appender::Appender(Segments& segments, bool fresh) : segments_(segments), fresh_(fresh) { segments_.finish_cuts(); }
 
 Appender::~Appender() {
   if (published_) return;
@@ -51,30 +49,31 @@ void Appender::begin_segment() {
   part.to = header.size();
   parts_.push_back(std::move(part));  // before the file is there, so that a failure deletes it
   parts_.back().file = segments_.files_.create(parts_.back().path);
-  buffer_.insert(buffer_.end(), header.begin(), header.end());
+  std::copy(header.begin(), header.end(), buffer_.get());
+  filled_ = header.size();
 }
 
 void Appender::append(const PageKey& key, Encoding encoding, std::span<const std::byte> payload) {
+  if (!buffer_) buffer_ = std::make_unique_for_overwrite<std::byte[]>(kBufferBytes + kRecordBytesMax);
   if (parts_.empty() || parts_.back().to >= segments_.roll_bytes_) begin_segment();
   Part& part = parts_.back();
   const std::size_t bytes = record_bytes(payload.size());
-  const std::size_t at = buffer_.size();
-  buffer_.resize(at + bytes);
-  serialize_record(key, encoding, payload, buffer_.data() + at);
+  serialize_record(key, encoding, payload, buffer_.get() + filled_);
+  filled_ += bytes;
   const auto offset = static_cast<std::uint32_t>(part.to);
   const auto stored = static_cast<std::uint16_t>(payload.size());
   part.entries.push_back({key, offset, stored, 0});
   pending_.insert(key, {part.number, offset, stored});
   part.to += bytes;
   bytes_ += bytes;
-  if (buffer_.size() >= kBufferBytes) flush();
+  if (filled_ >= kBufferBytes) flush();
 }
 
 void Appender::flush() {
-  if (buffer_.empty()) return;
+  if (filled_ == 0) return;
   const Part& part = parts_.back();
-  segments_.files_.write(part.file, buffer_, part.to - buffer_.size(), part.path);
-  buffer_.clear();
+  segments_.files_.write(part.file, std::span(buffer_.get(), filled_), part.to - filled_, part.path);
+  filled_ = 0;
 }
 
 Position Appender::sync() {

@@ -43,12 +43,9 @@ void check_version(std::uint32_t version, const char* what) {
 
 std::uint64_t hash(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
-std::uint64_t hash2(std::span<const std::byte> a, std::span<const std::byte> b) {
-  XXH3_state_t state;
-  XXH3_64bits_reset(&state);
-  XXH3_64bits_update(&state, a.data(), a.size());
-  XXH3_64bits_update(&state, b.data(), b.size());
-  return XXH3_64bits_digest(&state);
+// Of a header and what follows it.
+std::uint64_t hash2(std::span<const std::byte> head, std::span<const std::byte> body) {
+  return XXH3_64bits_withSeed(body.data(), body.size(), hash(head));
 }
 
 schema::ManifestInfo to_schema(const ManifestHead& head) {

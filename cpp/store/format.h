@@ -13,6 +13,8 @@
 // were moved. What stands behind the greatest of them was never committed and is cut off by open(). Damage before
 // it is damage, and is reported as such.
 //
+// A checksum "of A, and B" is the XXH3-64 of B with that of A as its seed.
+//
 // Everything here is pure: bytes in, values out, Error (kCorrupt, kVersion) on anything else.
 #pragma once
 
@@ -56,7 +58,7 @@ struct RecordHeader {
   std::uint16_t encoding;
   std::uint16_t stored;  // bytes of payload: 4096 raw, fewer when compressed
   PageKey key;
-  std::uint64_t checksum;  // XXH3-64 of what stands before, and the payload
+  std::uint64_t checksum;  // of what stands before, and the payload
 };
 static_assert(sizeof(RecordHeader) == 32 && offsetof(RecordHeader, key) == 8 && offsetof(RecordHeader, checksum) == 24);
 inline constexpr std::uint32_t kRecordMagic = 0x5056484d;  // "MHVP"
@@ -70,7 +72,7 @@ struct IndexHeader {
   std::uint64_t identity;  // of the segment
   std::uint64_t covered;   // the entries are all the records of the first so many bytes
   std::uint64_t count;
-  std::uint64_t checksum;  // XXH3-64 of what stands before, and the entries
+  std::uint64_t checksum;  // of what stands before, and the entries
 };
 static_assert(sizeof(IndexHeader) == 48 && offsetof(IndexHeader, checksum) == 40);
 
@@ -87,7 +89,7 @@ struct ManifestHeader {
   std::uint32_t version;
   std::uint32_t info_bytes;     // <= kInfoBytesMax
   std::uint64_t entries;        // <= kEntriesMax
-  std::uint64_t info_checksum;  // XXH3-64 of what stands before, and the ManifestInfo: lets open() read no further
+  std::uint64_t info_checksum;  // of what stands before, and the ManifestInfo: lets open() read no further
 };
 static_assert(sizeof(ManifestHeader) == 32 && offsetof(ManifestHeader, info_checksum) == 24);
 static_assert(sizeof(PageEntry) == 20 && offsetof(PageEntry, key) == 4);

@@ -102,7 +102,8 @@ class Appender {
 
   Segments& segments_;
   std::vector<Part> parts_;
-  std::vector<std::byte> buffer_;  // the bytes of the last part before `to`
+  std::unique_ptr<std::byte[]> buffer_;  // its first `filled_` bytes are the last part's before `to`
+  std::size_t filled_ = 0;
   KeyIndex pending_;
   std::uint64_t bytes_ = 0;
   bool fresh_;

@@ -27,11 +27,8 @@ std::vector<std::byte> with_checksums(std::span<const std::byte> bytes) {
   ManifestHeader header;
   std::memcpy(&header, out.data(), sizeof header);
   const std::size_t info = std::min<std::size_t>(header.info_bytes, out.size() - sizeof header);
-  XXH3_state_t state;
-  XXH3_64bits_reset(&state);
-  XXH3_64bits_update(&state, out.data(), offsetof(ManifestHeader, info_checksum));
-  XXH3_64bits_update(&state, out.data() + sizeof header, info);
-  header.info_checksum = XXH3_64bits_digest(&state);
+  const auto seed = XXH3_64bits(out.data(), offsetof(ManifestHeader, info_checksum));
+  header.info_checksum = XXH3_64bits_withSeed(out.data() + sizeof header, info, seed);
   std::memcpy(out.data(), &header, sizeof header);
   const std::size_t body = out.size() - kManifestTrailerBytes;
   const XXH128_hash_t sum = XXH3_128bits(out.data(), body);
