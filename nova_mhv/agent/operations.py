@@ -78,6 +78,7 @@ class Operations:
             self._table[operation["id"]] = operation
             self._busy[server_id] = operation["id"]
             answer = dict(operation)
+        LOG.info("Operation %s: %s of server %s", operation["id"], action, server_id)
         try:
             self._pool.submit(self._run, operation["id"], work)
         except RuntimeError as error:  # the pool is shut down
@@ -126,6 +127,7 @@ class Operations:
             failure = {"code": "internal", "message": message, "hint": "Give the operator the id of the operation."}
             self._finish(operation_id, status=ERROR, error=failure)
         else:
+            LOG.info("Operation %s is done", operation_id)
             self._finish(operation_id, status=DONE, result=result)
 
     def _finish(self, operation_id: str, **changes: Any) -> None:

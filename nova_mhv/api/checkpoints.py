@@ -73,10 +73,10 @@ class Checkpoints:
         return webob.Response(json_body=body)
 
     def create(self, request: webob.Request, server_id: str) -> webob.Response:
-        body = requests.json_body(request, requests.CREATE)
+        name = requests.checkpoint_name(request)
         asked = self._allow(request, policies.CREATE, server_id)
         require_active(asked.server, "checkpoint")
-        return self._operation(asked, "checkpoint_create", name=body["checkpoint"].get("name", ""))
+        return self._operation(asked, "checkpoint_create", name=name)
 
     def verify(self, request: webob.Request, server_id: str) -> webob.Response:
         requests.json_body(request, requests.EMPTY, optional=True)

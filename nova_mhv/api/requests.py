@@ -22,7 +22,7 @@ import webob
 from nova_mhv.api.errors import ApiError
 
 BODY_BYTES_MAX = 64 << 10
-NAME_CHARACTERS_MAX = 255
+NAME_BYTES_MAX = 255
 
 CREATE = {
     "type": "object",
@@ -32,7 +32,7 @@ CREATE = {
             "properties": {
                 "name": {
                     "type": "string",
-                    "maxLength": NAME_CHARACTERS_MAX,
+                    "maxLength": NAME_BYTES_MAX,
                     # No control characters, no half of a surrogate pair.
                     "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ud800-\\udfff]*\\Z",
                 },
@@ -96,6 +96,15 @@ def _why(problem: jsonschema.ValidationError) -> str:
             unknown = sorted(set(problem.instance) - set(known))
             return f"the field {unknown[0][:64]!r} is not known; known are: {', '.join(known) or 'none'}."
     return problem.message[:300]
+
+
+def checkpoint_name(request: webob.Request) -> str:
+    """The name in the body of a create; "" when it has none."""
+    name = json_body(request, CREATE)["checkpoint"].get("name", "")
+    # The schema counts characters, the engine bytes.
+    if len(name.encode()) > NAME_BYTES_MAX:
+        raise ApiError(400, f"The body is wrong at /checkpoint/name: it has more than {NAME_BYTES_MAX} bytes in UTF-8.")
+    return name
 
 
 def page(request: webob.Request, max_limit: int) -> tuple[str, int]:

@@ -29,6 +29,7 @@ CREATE = {"checkpoint": {}}
         ({"checkpoint": None}, "/checkpoint: it has to be of type object"),
         ({"checkpoint": {"name": 5}}, "/checkpoint/name: it has to be of type string"),
         ({"checkpoint": {"name": "x" * 256}}, "more than 255 characters"),
+        ({"checkpoint": {"name": "ö" * 128}}, "more than 255 bytes"),
         ({"checkpoint": {"name": "line\nline"}}, "control characters"),
         ({"checkpoint": {"name": "end\n"}}, "control characters"),
         ({"checkpoint": {"name": "\ud800"}}, "control characters"),
