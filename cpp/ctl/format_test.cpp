@@ -69,10 +69,12 @@ TEST(Format, CheckpointsAreATable) {
   protocol::CheckpointListReply reply;
   *reply.add_checkpoints() = checkpoint();
   reply.set_more(true);
-  EXPECT_EQ(checkpoint_table(reply),
-            "   ID                                    NAME            PARENT    CREATED               STORED   PAGES  DISKS  PAUSE MS  STATE\n"
-            "*  0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f  before-upgrade  9a2b6a9e  2026-01-01 00:00:00Z  3.1 MiB  1000   1/2    3.6       available\n"
-            "(more: --marker 0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f)\n");
+  EXPECT_EQ(
+      checkpoint_table(reply),
+      "   ID                                    NAME            PARENT    CREATED               STORED   PAGES  DISKS  PAUSE MS  STATE\n"
+      "*  0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f  before-upgrade  9a2b6a9e  2026-01-01 00:00:00Z  3.1 MiB  1000   1/2    3.6       "
+      "available\n"
+      "(more: --marker 0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f)\n");
 }
 
 TEST(Format, OneCheckpointInFull) {
@@ -140,7 +142,8 @@ TEST(Json, IsOneLineWithNumbersAsNumbers) {
 }
 
 TEST(Json, ErrorsSayTheirCode) {
-  EXPECT_EQ(error_json(Error(Code::kNotFound, "no guest \"x\"", "look")), R"({"error":{"code":"not-found","message":"no guest \"x\"","hint":"look"}})");
+  EXPECT_EQ(error_json(Error(Code::kNotFound, "no guest \"x\"", "look")),
+            R"({"error":{"code":"not-found","message":"no guest \"x\"","hint":"look"}})");
 }
 
 }  // namespace

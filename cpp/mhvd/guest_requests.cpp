@@ -78,6 +78,7 @@ void Guest::configure(const protocol::ServiceOptions& options) {
   conf_ = std::move(conf);
   failure_.reset();
   worker_failure_.reset();
+  if (conf_.options().services().empty()) asked_until_ = {};
   hand_over_again_ = phase_ == Phase::kUp && reported_.state() == "failed";
   settle(lock);
 }

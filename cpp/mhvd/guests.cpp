@@ -191,16 +191,20 @@ protocol::Reply Guests::restore_stopped(const std::shared_ptr<Guest>& guest, con
   const Domain domain{guest->uuid(), guest->name(), std::nullopt};
   spdlog::info("guest {} ({}): starting it at checkpoint {}", domain.name, domain.uuid, request.checkpoint_restore().id());
   hypervisor_.start_paused(domain);
+  const auto give_up = [&] {
+    hypervisor_.destroy(domain);  // it has not run
+    guest->poke();
+  };
   try {
     guest->wait_attached();
     reply = guest->call(request, {}, progress);
-    if (reply.has_error()) {
-      hypervisor_.destroy(domain);  // it has not run
-      return reply;
-    }
   } catch (const Error&) {
-    hypervisor_.destroy(domain);
+    give_up();
     throw;
+  }
+  if (reply.has_error()) {
+    give_up();
+    return reply;
   }
   hypervisor_.resume(domain);
   reply.mutable_restore()->set_in_place(false);
