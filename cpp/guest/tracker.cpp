@@ -22,89 +22,82 @@ void append(std::vector<PageRange>& to, const std::vector<PageRange>& from) { to
 
 }  // namespace
 
-// What a scan of one block showed; the lists ascend.
-struct Tracker::View {
-  std::vector<PageRange> written;
-  std::vector<PageRange> none;     // neither mapped nor protected
-  std::vector<PageRange> missing;  // shared block: everything not present, `none` and unmapped written pages included
-};
-
 Tracker::Tracker(Fd uffd, Fd pagemap, const Ram& ram, bool fresh, bool two_step)
-    : uffd_(std::move(uffd)), pagemap_(std::move(pagemap)), ram_(ram), two_step_(two_step), unmapped_(ram.blocks().size()) {
+    : uffd_(std::move(uffd)), pagemap_(std::move(pagemap)), ram_(ram), two_step_(two_step), unsure_(fresh), missing_(ram.blocks().size()) {
   if (fresh) {
     sys::uffd_handshake(uffd_.get());
     for (const auto& block : ram_.blocks()) sys::uffd_register(uffd_.get(), block.host, block.bytes);
   }
   // Also proves that every block is registered, by whomever.
-  pending();
+  for (const auto& block : ram_.blocks()) written(block, block.host, block.bytes, false);
+  check_alive();
 }
 
 Tracker::~Tracker() = default;
 
-Tracker::View Tracker::look(const RamBlock& block, bool protect) const {
+std::vector<PageRange> Tracker::written(const RamBlock& block, HostVirt start, std::uint64_t bytes, bool protect) const {
   std::vector<sys::Region> regions;
-  sys::pagemap_scan(pagemap_.get(), block.host, block.bytes, sys::Select::kWrittenOrNotMapped, protect, regions);
-  View view;
-  for (const auto& region : regions) {
-    const PageRange pages = to_pages(block, region.start, region.bytes);
-    if (region.written) {
-      view.written.push_back(pages);
-    } else if (!region.present && !region.swapped) {
-      view.none.push_back(pages);
-    }
-    if (block.shared && !region.present) view.missing.push_back(pages);
-  }
-  normalize(view.missing);
-  return view;
+  sys::pagemap_scan(pagemap_.get(), start, bytes, sys::Select::kWritten, protect, regions);
+  std::vector<PageRange> pages;
+  for (const auto& region : regions) pages.push_back(to_pages(block, region.start, region.bytes));
+  return pages;
 }
 
-// The second step for KVM. What was seen as written stays so until it is protected here, and more may come: the
+// Of private memory, what is in swap has a page table entry of its own, which tells whether it was written.
+std::vector<PageRange> Tracker::missing(const RamBlock& block) const {
+  std::vector<sys::Region> regions;
+  sys::pagemap_scan(pagemap_.get(), block.host, block.bytes, sys::Select::kNotPresent, false, regions);
+  std::vector<PageRange> pages;
+  for (const auto& region : regions) {
+    if (block.shared || !region.swapped) pages.push_back(to_pages(block, region.start, region.bytes));
+  }
+  normalize(pages);
+  return pages;
+}
+
+// The two steps for KVM. What was seen as written stays so until it is protected here, and more may come: the
 // protecting scans have the last word.
-void Tracker::protect_written(const RamBlock& block, View& view) const {
+std::vector<PageRange> Tracker::written_by_spans(const RamBlock& block) const {
   std::vector<PageRange> spans;
-  for (const auto& range : view.written) {
+  for (const auto& range : written(block, block.host, block.bytes, false)) {
     if (!spans.empty() && range.first.value - (spans.back().first.value + spans.back().count) <= kMergeGapPages) {
       spans.back().count = range.first.value + range.count - spans.back().first.value;
     } else {
       spans.push_back(range);
     }
   }
-  view.written.clear();
-  std::vector<sys::Region> regions;
-  for (const auto& span : spans) {
-    const std::uint64_t bytes = std::uint64_t{span.count} << kPageShift;
-    sys::pagemap_scan(pagemap_.get(), host_of(block, span.first), bytes, sys::Select::kWritten, true, regions);
-  }
-  for (const auto& region : regions) view.written.push_back(to_pages(block, region.start, region.bytes));
+  std::vector<PageRange> found;
+  for (const auto& span : spans) append(found, written(block, host_of(block, span.first), std::uint64_t{span.count} << kPageShift, true));
+  return found;
 }
 
 std::vector<PageRange> Tracker::collect_block(std::size_t index) {
   const RamBlock& block = ram_.blocks()[index];
-  View view = look(block, !two_step_);
-  if (two_step_) protect_written(block, view);
-  // A scan gives a marker to a none page only where the kernel calls it written; so mark them all.
-  for (const auto& range : view.none) {
+  std::vector<PageRange> found = two_step_ ? written_by_spans(block) : written(block, block.host, block.bytes, true);
+  std::vector<PageRange> now = missing(block);
+  const bool known = missing_[index].has_value();
+  const std::vector<PageRange> gone = known ? subtract(now, *missing_[index]) : now;
+  // What was mapped gets a marker, so that a huge page does not take its place; what never was costs no page table.
+  for (const auto& range : known ? gone : std::vector<PageRange>{}) {
     sys::uffd_protect(uffd_.get(), host_of(block, range.first), std::uint64_t{range.count} << kPageShift);
   }
-  std::vector<PageRange> found = std::move(view.written);
-  append(found, view.none);
-  if (block.shared) {
-    append(found, subtract(view.missing, unmapped_[index]));
-    unmapped_[index] = std::move(view.missing);
-  }
+  append(found, gone);
+  missing_[index] = std::move(now);
   normalize(found);
   return found;
 }
 
 std::vector<PageRange> Tracker::collect() {
-  const bool everything = std::exchange(unsure_, true);
   std::vector<PageRange> found;
+  if (unsure_) {
+    reset();
+    for (const auto& block : ram_.blocks()) found.push_back(to_pages(block, block.host, block.bytes));
+    return found;
+  }
+  unsure_ = true;
   for (std::size_t i = 0; i < ram_.blocks().size(); ++i) append(found, collect_block(i));
   check_alive();
   unsure_ = false;
-  if (!everything) return found;
-  found.clear();
-  for (const auto& block : ram_.blocks()) found.push_back(to_pages(block, block.host, block.bytes));
   return found;
 }
 
@@ -112,11 +105,7 @@ std::uint64_t Tracker::pending() const {
   check_alive();
   if (unsure_) return ram_.pages();
   std::uint64_t pages = 0;
-  for (const auto& block : ram_.blocks()) {
-    const View view = look(block, false);
-    pages += count_pages(view.written) + count_pages(view.none);
-  }
-  check_alive();
+  for (const auto& block : ram_.blocks()) pages += count_pages(written(block, block.host, block.bytes, false));
   return pages;
 }
 
@@ -124,8 +113,8 @@ void Tracker::reset() {
   unsure_ = true;
   for (std::size_t i = 0; i < ram_.blocks().size(); ++i) {
     const RamBlock& block = ram_.blocks()[i];
-    sys::uffd_protect(uffd_.get(), block.host, block.bytes);
-    if (block.shared) unmapped_[i] = look(block, false).missing;
+    written(block, block.host, block.bytes, true);
+    missing_[i] = missing(block);
   }
   check_alive();
   unsure_ = false;

@@ -3,18 +3,21 @@
 // INVARIANT: a page that was written, punched or replaced since collect() last returned it is returned by the next
 // collect(). What page tables say of a page, and what follows:
 //
-//   written    present     (no wp bit)                 somebody wrote it                             -> returned
-//   none       neither present, swapped nor a marker   thrown away (MADV_DONTNEED of private memory),
-//                                                      or never protected                            -> returned
-//   protected  present or swapped, with the wp bit     as collect() left it
-//   marker     shared memory, shows as swapped         never touched, reclaimed, or PUNCHED: a punched page keeps its
-//                                                      protection. Returned when it was mapped at the last collect().
+//   written    its page table is there, and the entry has no wp bit: written, or       -> returned, and protected
+//              thrown away (an empty entry of a table that is there counts as written)
+//   protected  present or swapped, with the wp bit                                     as collect() left it
+//   missing    no page table, or (shared memory) a marker: never touched, reclaimed,   -> returned when it was not missing
+//              or PUNCHED; a punched page of shared memory keeps its protection           at the last collect()
+//
+// Memory that was never touched gets no page tables and no markers: a scan costs what was touched, not what the guest
+// could touch.
 //
 // LIMIT: a page of shared memory that is punched and then only read (never written) between two collect() calls looks
 // protected, and so does one that was punched while nothing mapped it. Both need a guest that gave the page back through
 // its balloon, and so gave up its content.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
@@ -38,15 +41,15 @@ class Tracker {
   std::vector<PageRange> collect();
   // Counts without protecting (progress, adaptive decisions).
   std::uint64_t pending() const;
-  // Protects everything, forgetting what was written: what follows is relative to now. O(RAM).
+  // Forgets what was written: what follows is relative to now.
   void reset();
   // Unregisters, so that QEMU runs as if never attached.
   void detach();
 
  private:
-  struct View;
-  View look(const RamBlock& block, bool protect) const;
-  void protect_written(const RamBlock& block, View& view) const;
+  std::vector<PageRange> written(const RamBlock& block, HostVirt start, std::uint64_t bytes, bool protect) const;
+  std::vector<PageRange> written_by_spans(const RamBlock& block) const;
+  std::vector<PageRange> missing(const RamBlock& block) const;
   std::vector<PageRange> collect_block(std::size_t index);
   void check_alive() const;
 
@@ -54,9 +57,9 @@ class Tracker {
   Fd pagemap_;
   const Ram& ram_;
   bool two_step_;
-  bool unsure_ = false;  // a collect() failed half-way
-  // For each shared block, the pages that were not mapped at the last look, ascending.
-  std::vector<std::vector<PageRange>> unmapped_;
+  bool unsure_;  // nothing is protected yet, or a collect() failed half-way
+  // By block: what was missing at the last look, ascending; nullopt: this engine has not looked yet.
+  std::vector<std::optional<std::vector<PageRange>>> missing_;
 };
 
 }  // namespace mhv::guest

@@ -12,12 +12,12 @@ namespace mhv::guest::sys {
 struct Region {
   HostVirt start;
   std::uint64_t bytes = 0;
-  bool written = false, present = false, swapped = false;
+  bool swapped = false;  // or a marker; told only of pages that are not present
 };
 
 enum class Select {
-  kWritten,             // written pages only
-  kWrittenOrNotMapped,  // and every page that is not present
+  kWritten,     // written pages; where a page table is there, its empty entries too
+  kNotPresent,  // pages that no page table maps
 };
 
 // kUnsupported when the kernel lacks a feature.
