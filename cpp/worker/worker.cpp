@@ -446,13 +446,14 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_state(state);
   out.set_message(message);
   out.set_epoch(epoch_);
-  out.set_current(state_.current());
+  const std::vector<store::CheckpointInfo> all = store_->list();
+  for (const store::CheckpointInfo& info : all) {
+    if (info.id == state_.current()) out.set_current(info.id);
+  }
+  out.set_checkpoints(static_cast<std::uint32_t>(all.size()));
+  out.set_store_bytes(store_->bytes_on_disk());
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());
-  if (store_) {
-    out.set_checkpoints(static_cast<std::uint32_t>(store_->list().size()));
-    out.set_store_bytes(store_->bytes_on_disk());
-  }
   control_.send(report);
 }
 
