@@ -319,7 +319,7 @@ class Guest:
         return int(self.host.run("cat", f"/run/libvirt/qemu/{self.name}.pid").stdout)
 
     def console(self):
-        return self.console_log.read_text(errors="replace")
+        return self.console_log.read_text(errors="replace") if self.console_log.exists() else ""
 
     def ask(self, line, timeout=60.0, host=None):
         """One command to port 7000 on a connection of its own; the answer without its "ok". Retries until `timeout`."""
