@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""seed SECRETS GUEST: what an operator would set up in a new cloud, as far as it is missing.
+"""seed.py SECRETS GUEST: what an operator would set up in a new cloud, as far as it is missing.
 
 SECRETS holds the tenants' passwords (user-demo, user-other), GUEST the test guest's vmlinuz, initrd.gz and root.qcow2.
 The environment holds the administrator's credentials.
@@ -7,6 +7,7 @@ The environment holds the administrator's credentials.
 Made: the image mhv-guest; the flavors m1.tiny and m1.tiny.checkpoint; the external network "public"; and for each of the
 projects demo and other a user, quotas, a network net1 behind a router, and a security group that lets everything in.
 """
+
 import pathlib
 import sys
 
@@ -52,9 +53,7 @@ def ensure_flavor(cloud, name, **extra_specs):
 
 def ensure_flavors(cloud):
     ensure_flavor(cloud, "m1.tiny")
-    ensure_flavor(
-        cloud, "m1.tiny.checkpoint", **{"mhv:services": "checkpoint", "trait:CUSTOM_MHV_CHECKPOINT": "required"}
-    )
+    ensure_flavor(cloud, "m1.tiny.checkpoint", **{"mhv:services": "checkpoint", "trait:CUSTOM_MHV_CHECKPOINT": "required"})
 
 
 def ensure_public_network(cloud):
@@ -92,13 +91,9 @@ def ensure_tenant_network(cloud, project, cidr, public):
         network = cloud.network.create_network(name="net1", project_id=project.id)
     subnet = cloud.network.find_subnet("subnet1", project_id=project.id, network_id=network.id)
     if not subnet:
-        subnet = cloud.network.create_subnet(
-            name="subnet1", project_id=project.id, network_id=network.id, ip_version=4, cidr=cidr
-        )
+        subnet = cloud.network.create_subnet(name="subnet1", project_id=project.id, network_id=network.id, ip_version=4, cidr=cidr)
     if not cloud.network.find_router("router1", project_id=project.id):
-        router = cloud.network.create_router(
-            name="router1", project_id=project.id, external_gateway_info={"network_id": public.id}
-        )
+        router = cloud.network.create_router(name="router1", project_id=project.id, external_gateway_info={"network_id": public.id})
         cloud.network.add_interface_to_router(router, subnet_id=subnet.id)
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""catalogue SECRETS "NAME TYPE URL"...: makes the service users, services and endpoints that are missing.
+"""catalogue.py SECRETS "NAME TYPE URL"...: makes the service users, services and endpoints that are missing.
 
 SECRETS is a folder with each user's password in a file service-NAME. The environment holds the administrator's credentials.
 """
+
 import pathlib
 import sys
 
