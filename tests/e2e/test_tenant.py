@@ -63,7 +63,7 @@ def test_export_is_a_libvirt_save_image(s1, demo, tmp_path):
     demo("server", "checkpoint", "export", s1.id, made["id"], "--file", str(target), timeout=600)
     assert target.read_bytes()[:16] == b"LibvirtQemudSave"
     status, _, err = demo.run("server", "checkpoint", "export", s1.id, made["id"], "--file", str(target))
-    assert status != 0 and "exist" in err
+    assert status != 0 and "already there" in err
 
 
 def test_another_project_sees_nothing(s1, other):
