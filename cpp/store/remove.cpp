@@ -73,10 +73,21 @@ void Store::Impl::remove(const std::string& id) {
     const Manifest manifest = load_manifest(id);
     for (const std::string& child : children) inherit(manifest, child);
   }
-  files->unlink(manifest_path(id));
+  // Out of the list first: a reader that misses the file then sees why.
+  decltype(nodes)::node_type taken;
   {
     const std::unique_lock guard(mutex);
-    nodes.erase(id);
+    taken = nodes.extract(id);
+  }
+  try {
+    files->unlink(manifest_path(id));
+  } catch (const Error&) {
+    const std::unique_lock guard(mutex);
+    nodes.insert(std::move(taken));
+    throw;
+  }
+  {
+    const std::unique_lock guard(mutex);
     if (table_id == id) {
       table_id.clear();
       table.clear();
@@ -104,12 +115,22 @@ void Store::Impl::remove_damaged(const std::string& id) {
 // The rename is the moment at which all of them are gone.
 void Store::Impl::remove_all() {
   clean_up();
-  files->rename(manifests_folder, manifests_folder + ".removed");
+  decltype(nodes) taken;
+  {
+    const std::unique_lock guard(mutex);
+    taken.swap(nodes);
+  }
+  try {
+    files->rename(manifests_folder, manifests_folder + ".removed");
+  } catch (const Error&) {
+    const std::unique_lock guard(mutex);
+    nodes.swap(taken);
+    throw;
+  }
   removal_owed = true;
   std::vector<std::uint32_t> numbers;
   {
     const std::unique_lock guard(mutex);
-    nodes.clear();
     damaged.clear();
     broken.clear();
     table_id.clear();

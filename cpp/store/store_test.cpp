@@ -359,7 +359,7 @@ TEST(Store, IsReadWhileItIsWritten) {
           EXPECT_THROW(store->get(info.id), Error) << error.what();  // deleted since it was listed
         }
       }
-      EXPECT_TRUE(store->verify(nullptr).problems.empty());
+      EXPECT_EQ(store->verify(nullptr).problems, std::vector<std::string>{});
       EXPECT_GT(store->bytes_on_disk(), 0u);
     }
   };
