@@ -200,10 +200,9 @@ def test_no_userfaultfd(make_guest, engine, host):
 
 
 def test_guest_killed_in_the_middle(guest, engine, host):
-    guest.ask("fill 64")
     guest.busy(2000)
     kept = engine.create(guest.name, "kept")
-    for delay_ms in (0, 10, 40, 120):
+    for delay_ms in (0, 60):
         errors = []
 
         def create(errors=errors):
@@ -341,13 +340,16 @@ def test_altered_manifest(kept, engine, host):
 
 
 def test_store_of_another_version(kept, engine, host):
-    guest, _ = kept
+    guest, points = kept
     damage(host, guest, 'file=$(find . -name FORMAT); sed -i "s/[0-9][0-9]*$/99/" "$file"')
     with refusal("version", "99"):
         engine.call("attach", guest.name)
     guest.assert_whole()
     damage(host, guest, 'file=$(find . -name FORMAT); sed -i "s/[0-9][0-9]*$/1/" "$file"')
-    assert len(engine.list(guest.name)) == 2 if engine.status(guest.name) else True
+    engine.attach(guest.name)
+    assert [c["id"] for c in engine.list(guest.name)] == [c["id"] for c in points]
+    engine.restore(guest.name, points[0]["id"])
+    guest.assert_whole()
 
 
 # ---------------------------------------------------------------- the command itself
