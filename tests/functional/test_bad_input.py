@@ -39,6 +39,16 @@ def mounted(host, *mount):
         host.run("umount", "-l", mount[-1], check=False)
 
 
+@contextlib.contextmanager
+def small_store(host, guest):
+    """The guest's store on a file system of its own, whose size is set by remounting."""
+    folder = store(host, guest)
+    host.run("mkdir", "-p", folder)
+    with mounted(host, "-t", "tmpfs", "-o", "size=512m,mode=0700,uid=nova-mhv,gid=nova-mhv", "mhv-test", folder):
+        yield folder
+    host.run("rmdir", folder)
+
+
 def store(host, guest):
     return f"/var/lib/nova-mhv/guests/{guest.uuid}"
 
@@ -234,9 +244,7 @@ def test_guest_killed_in_the_middle(guest, engine, host):
 
 def test_disk_full(make_guest, engine, host):
     guest = make_guest()
-    folder = store(host, guest)
-    host.run("mkdir", "-p", folder)
-    with mounted(host, "-t", "tmpfs", "-o", "size=512m,mode=0700,uid=nova-mhv,gid=nova-mhv", "mhv-test", folder):
+    with small_store(host, guest) as folder:
         engine.attach(guest.name)
         fingerprint = guest.quiet()
         first = engine.create(guest.name)
