@@ -23,6 +23,7 @@ constexpr auto kRespawnLast = 5s;
 constexpr auto kRespawnForgiven = 1min;
 constexpr auto kAttachRetry = 2s;
 constexpr auto kDetachTimeout = 10s;
+constexpr auto kLastWords = 1s;
 constexpr auto kFarAway = std::chrono::hours(1);
 constexpr off_t kRunStateBytes = 4096;
 
@@ -267,7 +268,15 @@ void Guest::bring_up(const Domain& domain) {
   std::vector<int> fds;
   for (const Fd& fd : fresh->fds) fds.push_back(fd.get());
   attachment_ = std::move(fresh);
-  worker->send(command, fds);
+  try {
+    worker->send(command, fds);
+  } catch (const Error&) {
+    // It has ended; what it said of why is on its way to the thread that reads its reports.
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kLastWords, [&] { return worker_ended_ || stopping_; });
+    if (worker_failure_) throw Error(*worker_failure_);
+    throw;
+  }
   attachment_->fds.clear();
   spdlog::info("guest {}: QEMU {} handed to worker {}{}", label(), attachment_->process.pid, worker->pid(),
                attachment_->own_monitor ? "" : " (monitor through libvirt)");
