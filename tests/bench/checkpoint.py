@@ -24,7 +24,8 @@ EPOCH_S = 0.25
 
 def line(name, value, unit, floor=None):
     ratio = None if not floor else round(value / floor, 3)
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "floor": floor and round(floor, 3), "ratio": ratio}), flush=True)
+    floor = floor and round(floor, 3)
+    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "floor": floor, "ratio": ratio}), flush=True)
 
 
 def p(values, percent):

@@ -1,7 +1,6 @@
 """What a tenant or an operator does to a server beside its checkpoints: the service goes on, and is right afterwards."""
 
 import pytest
-
 from conftest import wait_for
 
 
