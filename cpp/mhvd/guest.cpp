@@ -310,7 +310,12 @@ void Guest::take_down(const std::string& reason, bool detach) {
   changed_.notify_all();
 }
 
-void Guest::failed_to_attach(const Error& error) {
+void Guest::failed_to_attach(const Error& seen) {
+  Error error = seen;
+  {
+    const std::lock_guard lock(mutex_);
+    if (worker_ended_ && worker_failure_) error = *worker_failure_;  // that a frame did not get through is only its echo
+  }
   const bool again = passes(error.code());
   if (again) look_at_ = Clock::now() + kAttachRetry;
   spdlog::warn("guest {}: {}{}", label(), error.what(), again ? "; trying again" : "");

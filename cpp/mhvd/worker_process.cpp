@@ -35,7 +35,12 @@ void WorkerProcess::close() { ::shutdown(socket_.get(), SHUT_RDWR); }
 
 void WorkerProcess::send(const protocol::WorkerCommand& command, std::span<const int> fds) {
   const std::lock_guard lock(send_mutex_);
-  send_frame(socket_.get(), command.SerializeAsString(), fds);
+  try {
+    send_frame(socket_.get(), command.SerializeAsString(), fds);
+  } catch (const Error& error) {
+    if (error.code() == Code::kUnavailable) ended_.wait(false);
+    throw;
+  }
 }
 
 void WorkerProcess::read_reports() {
@@ -50,6 +55,8 @@ void WorkerProcess::read_reports() {
   }
   close();
   handlers_.on_end();
+  ended_ = true;
+  ended_.notify_all();
   reap();
 }
 

@@ -35,7 +35,7 @@ class WorkerProcess {
   // whatever it was doing, its store and its guest survive that.
   ~WorkerProcess();
 
-  // Throws kUnavailable when the worker has ended.
+  // Throws kUnavailable when the worker has ended, after on_end: why it did is known by then.
   void send(const protocol::WorkerCommand& command, std::span<const int> fds = {});
   void close();  // begins the end
   pid_t pid() const { return pid_; }
@@ -48,6 +48,7 @@ class WorkerProcess {
   pid_t pid_ = -1;
   Fd socket_;
   std::mutex send_mutex_;  // one writer at a time
+  std::atomic<bool> ended_ = false;  // on_end has returned
   std::thread reader_;
 };
 
