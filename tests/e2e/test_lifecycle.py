@@ -61,7 +61,7 @@ def test_suspend_and_resume(server):
 
 def test_shelve_and_unshelve(server):
     server.action("shelve_server")
-    wait_for(f"{server.name} is shelved", lambda: server.status().startswith("SHELVED"))
+    server.wait_status("SHELVED_OFFLOADED")
     server.action("unshelve_server")
     server.wait_status("ACTIVE")
     goes_on_after_a_move(server)
