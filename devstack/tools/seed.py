@@ -40,7 +40,7 @@ def ensure_images(cloud, guest):
         "qcow2",
         kernel_id=kernel.id,
         ramdisk_id=ramdisk.id,
-        os_command_line="console=ttyS0 quiet",
+        os_command_line="console=ttyS0 quiet no_timer_check",
         hw_video_model="none",
     )
 

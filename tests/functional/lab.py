@@ -263,7 +263,7 @@ class Guest:
     <type arch='x86_64' machine='{"q35" if self.kind == "uefi" else "pc"}'>hvm</type>{self._firmware()}
     <kernel>{self.images}/vmlinuz</kernel>
     <initrd>{self.images}/initrd.gz</initrd>
-    <cmdline>console=ttyS0 quiet mhv.ip={self.ip}/24 mhv.gw=10.55.0.1 mhv.mib={self.mib}</cmdline>
+    <cmdline>console=ttyS0 quiet no_timer_check mhv.ip={self.ip}/24 mhv.gw=10.55.0.1 mhv.mib={self.mib}</cmdline>
   </os>
   <features><acpi/></features>
   <devices>
