@@ -84,7 +84,7 @@ class Host:
         return self._sockets.submit(socket.create_connection, (address, port), timeout).result()
 
     def command(self, *args):
-        inside = ["nsenter", "-t", str(self.keeper), "-m", "-n", "-u", "--wd=/"]
+        inside = ["nsenter", "-t", str(self.keeper), "-m", "-n", "-u", "-r", "--wd=/"]
         return [*inside, *map(str, args)]
 
     def run(self, *args, check=True, timeout=COMMAND_S, **more):
