@@ -236,7 +236,7 @@ class Host:
 
     def run(self, *command):
         keeper = (self.folder / "keeper").read_text().strip()
-        inside = ["nsenter", "-t", keeper, "-m", "-n", "-u", "--wd=/"]
+        inside = ["nsenter", "-t", keeper, "-m", "-n", "-u", "-r", "--wd=/"]
         return subprocess.run([*inside, *command], check=True, capture_output=True, text=True).stdout
 
     def mhvctl(self, *command):
