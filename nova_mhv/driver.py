@@ -242,6 +242,16 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
             self._guests.detach(instance.uuid)
             self._attach_quietly(instance)
 
+    # ---- evacuation
+
+    def rebuild(self, context, instance, *args, evacuate=False, **kwargs):
+        """Nova's own rebuild, by NotImplementedError; an evacuation begins with the news that the checkpoints stayed behind."""
+        if evacuate and _has_services(instance):
+            # Until the claim is settled, the server is on the host that died.
+            why = f"the server was evacuated from {instance.host}"
+            notices.chain_cut(context, instance, why, CONF.mhv.keep_checkpoints_on_delete)
+        return super().rebuild(context, instance, *args, evacuate=evacuate, **kwargs)
+
     # ---- cold migration and resize
 
     def migrate_disk_and_power_off(self, context, instance, *args, **kwargs):

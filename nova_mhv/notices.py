@@ -23,9 +23,9 @@ CHAIN_CUT = "hypervisor_service.checkpoint.chain_cut"
 
 
 def chain_cut(context, instance, why: str, kept: bool) -> None:
-    """``kept``: the old checkpoints stay in this host's store."""
+    """``kept``: the old checkpoints stay in the store of the host that they were made on; a dead host deletes them when it is back."""
     LOG.warning(
-        "The chain of checkpoints ends here: %(why)s. The checkpoints made on this host were %(fate)s; "
+        "The chain of checkpoints ends here: %(why)s. The earlier checkpoints are %(fate)s on the host that made them; "
         "the next checkpoint of the server is the first of a new chain.",
         {"why": why, "fate": "kept" if kept else "deleted"},
         instance=instance,

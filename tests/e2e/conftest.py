@@ -15,6 +15,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVSTACK = ROOT / "devstack"
+CLOUD = pathlib.Path(os.environ.get("MHV_STATE", "/opt/nova-mhv")) / "cloud"
 STATE_PORT = 7000
 
 
@@ -30,8 +31,45 @@ def wait_for(what, condition, timeout=120.0, every=0.5):
         time.sleep(every)
 
 
+class Api:
+    """nova-mhv's API over HTTP, for what cannot wait the two seconds that the openstack command takes to start."""
+
+    def __init__(self, session):
+        self.session = session
+        self.base = session.get_endpoint(service_type="hypervisor-service", interface="public").rstrip("/")
+
+    def __call__(self, method, path, **body):
+        """(HTTP status, body). The service answers within a minute, whatever the answer."""
+        answer = self.session.request(self.base + path, method, json=body or None, raise_exc=False, timeout=60)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def create(self, server, name):
+        return self("POST", f"/servers/{server}/checkpoints", checkpoint={"name": name})
+
+    def restore(self, server, checkpoint):
+        return self("POST", f"/servers/{server}/checkpoints/{checkpoint}/restore")
+
+    def verify(self, server):
+        return self("POST", f"/servers/{server}/checkpoints/verify")
+
+    def list(self, server):
+        return self("GET", f"/servers/{server}/checkpoints")
+
+    def services(self, server):
+        return self("GET", f"/servers/{server}/services")
+
+    def result(self, operation, timeout=180.0):
+        """The operation once it is over, or (status, body) of an answer that is not 200."""
+
+        def over():
+            status, body = self("GET", f"/servers/{operation['server_id']}/operations/{operation['id']}")
+            return (status, body) if status != 200 or body["operation"]["status"] != "running" else None
+
+        return wait_for(f"the operation {operation['action']} is over", over, timeout, every=0.05)
+
+
 class Client:
-    """What one user of the cloud has: the openstack command, and the SDK."""
+    """What one user of the cloud has: the openstack command, the SDK, and nova-mhv's API."""
 
     def __init__(self, who):
         out = subprocess.run(
@@ -41,6 +79,7 @@ class Client:
         auth = {k: v for k, v in self.env.items() if k.startswith("OS_")}
         with patched_environ(auth):
             self.sdk = openstack.connect(load_envvars=True, load_yaml_config=False)
+        self.api = Api(self.sdk.session)
 
     def run(self, *args, timeout=300):
         """The `openstack` command as the user types it: (exit status, stdout, stderr)."""
@@ -128,6 +167,26 @@ class Server:
 
         wait_for(f"{self.name} answers on port {STATE_PORT}", answers, timeout)
 
+    def busy(self, pages, rate=3000):
+        """Rewrites pages and disk blocks, until so many pages were written."""
+        before = self.written()
+        for line in (f"rate {rate}", "disk-rate 50"):
+            assert self.ask(line) == "ok"
+        wait_for(f"{pages} pages are written", lambda: self.written() >= before + pages, every=0.1)
+
+    def written(self):
+        return int(self.ask("status").split("gen=")[1].split()[0])
+
+    def quiet(self):
+        for line in ("rate 0", "disk-rate 0"):
+            assert self.ask(line) == "ok"
+
+    def fingerprint(self):
+        """Of all checked memory; it stands still while the guest is quiet."""
+        answer = self.ask("mem-fingerprint", timeout=120)
+        assert answer.startswith("ok "), answer
+        return answer.removeprefix("ok ")
+
     def assert_sound(self):
         """The guest found none of its pages changed behind its back, and its disk in step with its memory."""
         status = self.ask("check", timeout=120)
@@ -152,6 +211,14 @@ class Server:
 
     def restore(self, checkpoint):
         self.client("server", "checkpoint", "restore", self.id, checkpoint, "--wait")
+
+    def assert_store_is_sound(self):
+        """Every checkpoint, read and checked by the engine."""
+        status, body = self.client.api.verify(self.id)
+        assert status == 202, body
+        status, body = self.client.api.result(body["operation"])
+        assert (status, body["operation"]["status"]) == (200, "done"), body
+        assert body["operation"]["result"]["problems"] == []
 
     def delete(self):
         sdk = self.client.sdk
@@ -216,17 +283,29 @@ def servers(demo):
 
 
 class Host:
-    """The cloud's first compute host, as its operator sees it."""
+    """A compute host of the cloud, as its operator sees it."""
 
-    def __init__(self, admin):
+    def __init__(self, admin, number=1):
         self.admin = admin
-        state = pathlib.Path(os.environ.get("MHV_STATE", "/opt/nova-mhv"))
-        self.folder = state / "cloud" / "host1"
-        self.programs = state / "engine" / "bin"
+        self.number = number
+        self.name = f"mhv{number}"
+        self.folder = CLOUD / f"host{number}"
+        self.programs = CLOUD.parent / "engine" / "bin"
 
     def pid_of(self, daemon):
         (folder,) = self.folder.glob(f"daemons/*-{daemon}")
         return int((folder / "child").read_text())
+
+    def runs(self, daemon):
+        """Its process id, or 0 while its keeper starts it again."""
+        pid = self.pid_of(daemon)
+        return pid if pathlib.Path(f"/proc/{pid}").exists() else 0
+
+    def worker_of(self, server_id):
+        """The process id of the server's mhv-worker, or 0 while there is none, or no mhvd to say so."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return next((guest["worker_pid"] for guest in self.mhvctl("status")["guests"] if guest["uuid"] == server_id), 0)
+        return 0
 
     def kill(self, daemon):
         """kill -9, as hard as it goes; the daemon's keeper starts it again. Returns when there is a new process."""
@@ -234,17 +313,37 @@ class Host:
         os.kill(old, signal.SIGKILL)
         wait_for(f"{daemon} is started again", lambda: self.pid_of(daemon) != old)
 
+    @property
+    def keeper(self):
+        return (self.folder / "keeper").read_text().strip()
+
+    def qemus(self, server_id):
+        """Process ids of a server's QEMUs here; hosts differ by their namespaces alone."""
+        network = os.readlink(f"/proc/{self.keeper}/ns/net")
+        found = subprocess.run(["pgrep", "-f", f"[q]emu-system.*{server_id}"], capture_output=True, text=True, check=False).stdout
+        return [pid for pid in found.split() if os.readlink(f"/proc/{pid}/ns/net") == network]
+
     def run(self, *command):
-        keeper = (self.folder / "keeper").read_text().strip()
-        inside = ["nsenter", "-t", keeper, "-m", "-n", "-u", "-r", "--wd=/"]
+        inside = ["nsenter", "-t", self.keeper, "-m", "-n", "-u", "-r", "--wd=/"]
         return subprocess.run([*inside, *command], check=True, capture_output=True, text=True).stdout
 
     def mhvctl(self, *command):
         return json.loads(self.run(str(self.programs / "mhvctl"), "--json", *command))
 
+    def compute_service(self):
+        return next(self.admin.sdk.compute.services(binary="nova-compute", host=self.name))
+
     def compute_is_up(self):
-        services = self.admin.sdk.compute.services(binary="nova-compute")
-        return all(service.state == "up" for service in services)
+        return self.compute_service().state == "up"
+
+    def take_servers(self, yes):
+        """Whether the scheduler may place servers here."""
+        compute = self.admin.sdk.compute
+        (compute.enable_service if yes else compute.disable_service)(self.compute_service())
+
+    def log(self, daemon):
+        prefix = "" if self.number == 1 else f"{self.name}-"
+        return (CLOUD / "log" / f"{prefix}{daemon}.log").read_text(errors="replace")
 
     def store_of(self, server_id):
         return self.folder / "root/var/lib/nova-mhv/guests" / server_id
@@ -256,3 +355,15 @@ class Host:
 @pytest.fixture(scope="session")
 def host(admin):
     return Host(admin)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_host(admin):
+    """A second host that was there before takes no servers while tests that look at the first one run."""
+    second = Host(admin, 2)
+    shared = (CLOUD / "hosts").read_text().strip() == "2" and second.compute_service().status == "enabled"
+    if shared:
+        second.take_servers(False)
+    yield
+    if shared:
+        second.take_servers(True)

@@ -281,6 +281,24 @@ class ResizeTest(base.DriverTestCase):
         self.assertEqual(["attach"], self.engine.names())
 
 
+class EvacuationTest(base.DriverTestCase):
+    def rebuild(self, server, evacuate):
+        with mock.patch("nova_mhv.notices.chain_cut") as cut:
+            # Nova then does it in its own way.
+            self.assertRaises(NotImplementedError, self.driver.rebuild, self.context, server, server.image_meta, [], None, {},
+                              None, None, None, evacuate=evacuate)  # fmt: skip
+        return cut
+
+    def test_an_evacuation_is_told_with_the_host_that_died(self):
+        cut = self.rebuild(self.mhv_instance(host="dead-host"), evacuate=True)
+        cut.assert_called_once()
+        self.assertIn("dead-host", cut.call_args.args[2])
+
+    def test_a_rebuild_and_an_ordinary_server_are_nova_s_own(self):
+        self.rebuild(self.mhv_instance(), evacuate=False).assert_not_called()
+        self.rebuild(self.instance(), evacuate=True).assert_not_called()
+
+
 class LiveMigrationTest(base.DriverTestCase):
     def setUp(self):
         super().setUp()
