@@ -22,16 +22,21 @@ from typing import Any, Protocol
 
 import oslo_messaging as messaging
 from oslo_context import context as oslo_context
+from oslo_log import log as logging
 
 from nova_mhv import engine
 from nova_mhv.agent.operations import Operations, Progress
 from nova_mhv.notifications import Notifier
 from nova_mhv.rpc import VERSION, AgentError
 
+LOG = logging.getLogger(__name__)
+
 Context = oslo_context.RequestContext
 
 NO_SERVICE = "This server has no checkpoint service."
 NO_SERVICE_HINT = "Give it a flavor with the extra spec mhv:services=checkpoint."
+ENGINE_AWAY = "The engine on the host of this server does not answer."
+ENGINE_AWAY_HINT = "Try again; the operator finds the reason in the log of mhv-agent."
 
 
 class Exporter(Protocol):
@@ -41,7 +46,7 @@ class Exporter(Protocol):
 
 
 class AgentEndpoint:
-    """Thread-safe: holds nothing that changes but the table of operations."""
+    """Thread-safe: holds nothing that changes but the table of operations. ``socket`` is the path of the engine's."""
 
     target = messaging.Target(version=VERSION)
 
@@ -51,8 +56,10 @@ class AgentEndpoint:
         operations: Operations,
         notifier: Notifier,
         exporter: Exporter,
+        socket: str = engine.DEFAULT_SOCKET,
     ) -> None:
         self._connect = connect
+        self._socket = socket
         self._operations = operations
         self._notifier = notifier
         self._exporter = exporter
@@ -165,6 +172,10 @@ class AgentEndpoint:
         except engine.EngineError as error:
             if error.code == "not-found" and not _knows(client, server_id):
                 raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT) from error
+            if self._socket in error.message:
+                # How to start it, and where its socket is, are not the tenant's.
+                LOG.error("%s (%s)", error.message, error.hint)
+                raise AgentError(error.code, ENGINE_AWAY, ENGINE_AWAY_HINT) from error
             raise AgentError(error.code, error.message, error.hint) from error
 
     @contextlib.contextmanager

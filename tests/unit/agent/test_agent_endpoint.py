@@ -17,7 +17,8 @@ import pytest
 from oslo_context import context as oslo_context
 from oslo_messaging.rpc import dispatcher
 
-from nova_mhv.agent.endpoint import AgentEndpoint
+from nova_mhv import engine
+from nova_mhv.agent.endpoint import ENGINE_AWAY, ENGINE_AWAY_HINT, AgentEndpoint
 from nova_mhv.agent.operations import Operations
 from nova_mhv.rpc import AgentError
 
@@ -176,9 +177,9 @@ def test_notifications_of_failures(agent):
     assert agent.notifier.sent[1][1]["error"]["code"] == "gone"
 
 
-def test_mhvd_that_does_not_run():
+def test_mhvd_that_does_not_run_is_told_without_its_socket():
     def refuse():
-        raise fake_engine.error("unavailable", "mhvd does not answer", "start it")
+        raise fake_engine.error("unavailable", f"mhvd does not answer on {engine.DEFAULT_SOCKET}", "start it")
 
     class Dead:
         def __getattr__(self, name):
@@ -187,4 +188,5 @@ def test_mhvd_that_does_not_run():
     endpoint = AgentEndpoint(Dead, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter())
     with pytest.raises(dispatcher.ExpectedException) as caught:
         endpoint.guest_status(CONTEXT, SERVER)
-    assert caught.value.exc_info[1].code == "unavailable"
+    told = caught.value.exc_info[1]
+    assert (told.code, told.message, told.hint) == ("unavailable", ENGINE_AWAY, ENGINE_AWAY_HINT)
