@@ -97,10 +97,11 @@ class Storm:
 
     @staticmethod
     def assert_clear(status, body):
-        """A refusal that tells the tenant to try again, and never that his server has no such service."""
+        """A refusal that tells the tenant what to do, no path of the host, and never that his server has no such service."""
         assert status in REFUSALS, (status, body)
         ((_, fault),) = body.items()
-        assert fault["message"] and "no checkpoint service" not in fault["message"], body
+        assert fault["message"] and fault["hint"], body
+        assert "no checkpoint service" not in fault["message"] and "/run/" not in str(fault), body
         print(fault)
 
     def settle(self, ended):

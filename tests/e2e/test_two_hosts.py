@@ -1,6 +1,8 @@
 """A server that leaves its host, or whose host dies: it goes on, its service with it, and nothing of it stays behind."""
 
 import subprocess
+import threading
+from concurrent import futures
 
 import pytest
 from conftest import CLOUD, DEVSTACK, Host, wait_for
@@ -19,6 +21,7 @@ def hosts(admin):
     first, second = Host(admin, 1), Host(admin, 2)
     second.take_servers(True)
     yield first, second
+    admin.sdk.compute.update_service_forced_down(second.compute_service(), forced=False)
     second.take_servers(False)
     demo_up("--hosts", found)
 
@@ -30,8 +33,10 @@ def moving(hosts, servers):
     def make(host):
         elsewhere = next(other for other in hosts if other is not host)
         elsewhere.take_servers(False)
-        server = servers()
-        elsewhere.take_servers(True)
+        try:
+            server = servers()
+        finally:
+            elsewhere.take_servers(True)
         assert host_of(server, host.admin) == host.name
         server.set("mark", "before")
         server.first = server.checkpoint("first")
@@ -89,28 +94,56 @@ def test_cold_migration(moving, hosts, admin):
     assert_chain_was_cut(server, source, source, f"the server was moved to {target.name}")
 
 
+class Checkpoints:
+    """Takes one checkpoint after the other in a thread, until `ended` is set."""
+
+    def __init__(self, server):
+        self.server = server
+        self.asked, self.made = set(), []
+        self.ended = threading.Event()
+
+    def take(self):
+        api = self.server.client.api
+        while not self.ended.is_set():
+            name = f"point {len(self.asked)}"
+            self.asked.add(name)
+            status, body = api.create(self.server.id, name)
+            if status == 202:
+                status, body = api.result(body["operation"])
+            if status == 200 and body["operation"]["status"] == "done":
+                self.made.append(body["operation"]["result"]["checkpoint"]["id"])
+
+
 def test_host_reboot(moving, hosts):
     """The power fails in the middle of a checkpoint. The server comes back with its host, and so do its checkpoints."""
     _, host = hosts
     server = moving(host)
-    status, body = server.client.api.create(server.id, "half-made")
-    assert status == 202, body
-    power_cut(host)
-    demo_up()
+    points = Checkpoints(server)
+    with futures.ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(points.take)
+        try:
+            wait_for("a few checkpoints", lambda: len(points.made) >= 3, every=0.05)
+            power_cut(host)
+        finally:
+            points.ended.set()
+        demo_up()
+        taking.result()
     server.wait_status("ACTIVE")
     server.wait_answer()
     server.assert_sound()
     wait_for("the service is back", lambda: server.has_checkpoint(server.first["id"]))
     rows = {row["ID"]: row for row in server.checkpoints()}
-    assert all(row["State"] == "available" for row in rows.values()), rows
-    assert {row["Name"] for row in rows.values()} <= {"first", "half-made"}
-    for row in rows:
-        server.restore(row)
+    assert {row["State"] for row in rows.values()} == {"available"}, rows
+    assert {server.first["id"], *points.made} <= rows.keys(), "a checkpoint that was reported is lost"
+    assert {row["Name"] for row in rows.values()} <= {"first", *points.asked}
+    server.assert_store_is_sound()
+    server.set("mark", "after")
+    for checkpoint in (server.first["id"], points.made[-1]):
+        server.restore(checkpoint)
         assert server.get("mark") == "before"
         server.assert_sound()
     goes_on_after_a_move(server)
     assert rows.keys() < {row["ID"] for row in server.checkpoints()}
-    server.assert_store_is_sound()
 
 
 def test_evacuation(moving, hosts, admin):
