@@ -43,8 +43,6 @@ std::string answer_line(Monitor& monitor, const std::string& line, std::span<con
     return answer.dump(-1, ' ', false, Json::error_handler_t::replace);
   } catch (const Json::exception& error) {
     return error_answer(id, error.what());
-  } catch (const Error& error) {
-    return error_answer(id, error.what());
   }
 }
 
@@ -137,7 +135,7 @@ void QmpBridge::serve() {
       }
     }
   } catch (const Error& error) {
-    if (!stopping_) spdlog::debug("{}", error.what());
+    if (!stopping_) spdlog::warn("a monitor through libvirt is closed: {}", error.what());
   }
   ended_ = true;
   ::shutdown(end_.get(), SHUT_RDWR);

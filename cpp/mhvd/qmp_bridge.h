@@ -23,10 +23,11 @@ class Monitor {
   virtual std::string execute(const std::string& command, std::span<const int> fds) = 0;
 };
 
-// The answer to `line`: QEMU's with the id of the command, or an error object. Never throws. Pure but for the monitor.
+// The answer to `line`: QEMU's with the id of the command, or an error object for what is not QMP. Throws what the monitor
+// throws: whether QEMU carried the command out is then unknown, and no answer may say that it did not.
 std::string answer_line(Monitor& monitor, const std::string& line, std::span<const int> fds);
 
-// Serves until the peer closes or the bridge is destroyed; the destructor waits for a command under way.
+// Serves until the peer closes, the monitor throws or the bridge is destroyed; the destructor waits for a command under way.
 class QmpBridge {
  public:
   explicit QmpBridge(std::unique_ptr<Monitor> monitor);
