@@ -1,20 +1,21 @@
 // Which pages of a running QEMU were written: userfaultfd write protection in asynchronous mode, and PAGEMAP_SCAN.
 //
 // INVARIANT: a page that was written, punched or replaced since collect() last returned it is returned by the next
-// collect(). What page tables say of a page, and what follows:
+// collect(); one that was written, by the next collect_written() too. What page tables say of a page, and what follows:
 //
-//   written    its page table is there, and the entry has no wp bit: written, or       -> returned, and protected
-//              thrown away (an empty entry of a table that is there counts as written)
+//   written    there is an entry for it, without a wp bit                              -> returned, and protected
 //   protected  present or swapped, with the wp bit                                     as collect() left it
-//   missing    no page table, or (shared memory) a marker: never touched, reclaimed,   -> returned when it was not missing
-//              or PUNCHED; a punched page of shared memory keeps its protection           at the last collect()
+//   unmapped   no entry, or (shared memory) only a marker: never touched, or PUNCHED;  -> returned when it was mapped at
+//              a punched page of shared memory keeps its protection                       the last collect()
 //
 // Memory that was never touched gets no page tables and no markers: a scan costs what was touched, not what the guest
-// could touch.
+// could touch. On a host that swaps, a page of shared memory may be written and lose its entry between two looks, and an
+// unmapped page proves nothing: there, "written" includes all that has no wp bit, with or without an entry, and every page
+// gets a marker (8 bytes).
 //
 // LIMIT: a page of shared memory that is punched and then only read (never written) between two collect() calls looks
-// protected, and so does one that was punched while nothing mapped it. Both need a guest that gave the page back through
-// its balloon, and so gave up its content.
+// protected, and so does one that QEMU did not map when it was punched. Both need a guest that gave the page back through
+// its balloon. And swap must not be turned on and off again between two calls.
 #pragma once
 
 #include <optional>
@@ -22,6 +23,7 @@
 
 #include "base/fd.h"
 #include "guest/ram.h"
+#include "guest/tracker_sys.h"
 
 namespace mhv::guest {
 
@@ -29,37 +31,41 @@ namespace mhv::guest {
 // holds a copy of the userfaultfd, so that another engine can go on.
 class Tracker {
  public:
-  // `uffd` belongs to QEMU's mm; `pagemap` is its /proc/PID/pagemap. `fresh`: do the API handshake and register every
-  // block; otherwise only check what a former engine set up (throws kUnsupported when features are missing).
+  // `uffd` belongs to QEMU's mm; `pagemap` is its /proc/PID/pagemap. `fresh`: the first collect() returns every page;
+  // otherwise what was written since a former engine's last one. Registers what is not registered with `uffd`.
+  // Throws kUnsupported when the kernel lacks a feature, kBusy when another userfaultfd has the memory.
   // two_step: scan without protection first, then protect only the written ranges (KVM drops its second-level
-  // mappings of whatever range a protecting scan is given).
-  Tracker(Fd uffd, Fd pagemap, const Ram& ram, bool fresh, bool two_step);
+  // mappings of whatever range a protecting scan is given). host_swaps: whether memory may lose its entries now.
+  Tracker(Fd uffd, Fd pagemap, const Ram& ram, bool fresh, bool two_step, bool (*host_swaps)() = &sys::host_swaps);
   ~Tracker();
 
   // Protects again and returns every page written since the last call, ascending, merged. Guest running or stopped.
   // Ranges do not cross blocks. After it threw, the next call returns every page. kGone when QEMU ended.
   std::vector<PageRange> collect();
-  // Counts without protecting (progress, adaptive decisions).
-  std::uint64_t pending() const;
+  // Without what was only punched, which waits for the next collect(): a third of the time, for use inside a pause.
+  std::vector<PageRange> collect_written();
   // Forgets what was written: what follows is relative to now.
   void reset();
   // Unregisters, so that QEMU runs as if never attached.
   void detach();
 
  private:
-  std::vector<PageRange> written(const RamBlock& block, HostVirt start, std::uint64_t bytes, bool protect) const;
-  std::vector<PageRange> written_by_spans(const RamBlock& block) const;
-  std::vector<PageRange> missing(const RamBlock& block) const;
-  std::vector<PageRange> collect_block(std::size_t index);
+  std::vector<PageRange> scan(const RamBlock& block, HostVirt start, std::uint64_t bytes, sys::Select select, bool protect) const;
+  std::vector<PageRange> scan(const RamBlock& block, sys::Select select, bool protect) const;
+  std::vector<PageRange> written(const RamBlock& block) const;
+  std::vector<PageRange> mapped(const RamBlock& block) const;
+  std::vector<PageRange> unmapped_since(std::size_t index);
+  std::vector<PageRange> collect(bool unmapped_too);
   void check_alive() const;
 
   Fd uffd_;
   Fd pagemap_;
   const Ram& ram_;
   bool two_step_;
+  bool (*host_swaps_)();
   bool unsure_;  // nothing is protected yet, or a collect() failed half-way
-  // By block: what was missing at the last look, ascending; nullopt: this engine has not looked yet.
-  std::vector<std::optional<std::vector<PageRange>>> missing_;
+  // By block: what was mapped at the last look, ascending; nullopt: this engine has not looked yet.
+  std::vector<std::optional<std::vector<PageRange>>> mapped_;
 };
 
 }  // namespace mhv::guest

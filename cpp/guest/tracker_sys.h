@@ -12,12 +12,13 @@ namespace mhv::guest::sys {
 struct Region {
   HostVirt start;
   std::uint64_t bytes = 0;
-  bool swapped = false;  // or a marker; told only of pages that are not present
 };
 
 enum class Select {
-  kWritten,     // written pages; where a page table is there, its empty entries too
-  kNotPresent,  // pages that no page table maps
+  kWritten,       // there is an entry, without the wp bit
+  kNotProtected,  // no wp bit, whether there is an entry or not; protecting makes page tables for all of the range
+  kPresent,
+  kPresentOrSwapped,  // a swap entry, a migration entry or a marker
 };
 
 // kUnsupported when the kernel lacks a feature.
@@ -30,6 +31,8 @@ void uffd_protect(int uffd, HostVirt start, std::uint64_t bytes);
 // Ascending; with `protect`, what it reports as written is protected in the same step. Throws kUnsupported where the
 // range is not registered for asynchronous write protection.
 void pagemap_scan(int pagemap, HostVirt start, std::uint64_t bytes, Select select, bool protect, std::vector<Region>& out);
+// Whether this host has swap space: without it, no page loses its page table entry but by being given back.
+bool host_swaps();
 // Whether the process behind the descriptor still has its memory.
 bool pagemap_alive(int pagemap, HostVirt any);
 

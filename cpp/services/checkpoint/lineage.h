@@ -1,7 +1,7 @@
 // What the engine may assume about the pages of a running guest.
 //
 // INVARIANT: while base() is set, a page that is neither in unsaved() nor reported by the next Tracker::collect()
-// equals checkpoint base(). Every collect() goes through gather(), so that a page which the tracker has reported stays
+// equals checkpoint base(). Every look goes through gather(), so that a page which the tracker has reported stays
 // in unsaved() until a checkpoint that holds it is durable. When the invariant cannot be proved, base() is not set and
 // everything is read again.
 #pragma once
@@ -39,12 +39,10 @@ class Lineage {
     return unsaved_;
   }
 
-  // Adds what was written since the last call, to unsaved() and to `also`.
-  void gather(guest::Tracker& tracker, PageSet* also) {
-    const std::vector<PageRange> written = tracker.collect();
-    unsaved_.add(written);
-    if (also != nullptr) also->add(written);
-  }
+  // Adds what changed since the last call, to unsaved() and to `also`.
+  void gather(guest::Tracker& tracker, PageSet* also) { add(tracker.collect(), also); }
+  // Only what was written: what the guest gave back in the meantime, and so has no content, comes with the next gather().
+  void gather_written(guest::Tracker& tracker, PageSet* also) { add(tracker.collect_written(), also); }
 
   // Nothing is known until the next saved().
   void lose() {
@@ -60,6 +58,11 @@ class Lineage {
   }
 
  private:
+  void add(const std::vector<PageRange>& pages, PageSet* also) {
+    unsaved_.add(pages);
+    if (also != nullptr) also->add(pages);
+  }
+
   RunState& state_;
   std::optional<std::string> base_;
   PageSet unsaved_;
