@@ -22,6 +22,7 @@ constexpr const char* kStateOpaque = "nova-mhv device state";
 constexpr const char* kLoadOpaque = "nova-mhv load";
 constexpr const char* kLoadNode = "mhv-load";
 constexpr const char* kLoadJob = "mhv-load";
+constexpr const char* kWatch = "mhv-written";
 
 // A second open description of a memory file: QEMU takes an fd set's descriptor only when its access mode is the one
 // it wants.
@@ -117,26 +118,23 @@ std::vector<std::byte> Machine::save_device_state() {
   return state;
 }
 
-void Machine::wait_for_job(const std::string& id) {
+// How the job ended: QEMU's error, "" when it went well; nullopt: there is no such job.
+std::optional<std::string> Machine::wait_for_job(const std::string& id) {
   const auto deadline = std::chrono::steady_clock::now() + kLoadTimeout;
   while (std::chrono::steady_clock::now() < deadline) {
     const Json jobs = qmp_.call("query-jobs");
-    for (const auto& job : jobs) {
-      if (text_of(job, "id") != id || text_of(job, "status") != "concluded") continue;
-      const std::string error = text_of(job, "error");
-      if (!error.empty())
-        throw Error(Code::kInternal, "QEMU could not load the device state: " + error, "restore the checkpoint again, or another one");
-      return;
-    }
+    const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Json& entry) { return text_of(entry, "id") == id; });
+    if (job == jobs.end()) return std::nullopt;
+    if (text_of(*job, "status") == "concluded") return text_of(*job, "error");
     const timespec pause{0, kJobPollNs};
     ::nanosleep(&pause, nullptr);
   }
   throw Error(Code::kUnavailable, "QEMU does not finish loading the device state");
 }
 
-// Each step may find that it was done already, or never begun.
+// Each step may find that it was done already, or never begun. A load that a former engine began may still run.
 void Machine::clean_up_load() {
-  try_call(qmp_, "job-dismiss", {{"id", kLoadJob}});
+  if (wait_for_job(kLoadJob)) try_call(qmp_, "job-dismiss", {{"id", kLoadJob}});
   try_call(qmp_, "blockdev-del", {{"node-name", kLoadNode}});
   remove_fdsets(kLoadOpaque);
 }
@@ -156,7 +154,11 @@ void Machine::load_device_state(std::span<const std::byte> state, const std::str
     qmp_.call("blockdev-add",
               {{"driver", "qcow2"}, {"node-name", kLoadNode}, {"file", {{"driver", "file"}, {"filename", path}, {"locking", "off"}}}});
     qmp_.call("snapshot-load", {{"job-id", kLoadJob}, {"tag", tag}, {"vmstate", kLoadNode}, {"devices", devices}}, {}, kLoadTimeout);
-    wait_for_job(kLoadJob);
+    const std::optional<std::string> error = wait_for_job(kLoadJob);
+    if (!error || !error->empty()) {
+      throw Error(Code::kInternal, "QEMU could not load the device state: " + error.value_or("its job is gone"),
+                  "restore the checkpoint again, or another one");
+    }
   } catch (const Error& error) {
     if (error.code() != Code::kGone && error.code() != Code::kUnavailable) clean_up_load();
     throw;
@@ -164,13 +166,34 @@ void Machine::load_device_state(std::span<const std::byte> state, const std::str
   clean_up_load();
 }
 
-void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag) {
+// The bitmap comes first in the transaction: a write that the snapshot has to wait for counts as later, which is safe.
+void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch) {
   if (disks.empty()) return;
   Json actions = Json::array();
+  for (const auto& disk : disks) {
+    if (watch) actions.push_back({{"type", "block-dirty-bitmap-add"}, {"data", {{"node", disk.node}, {"name", kWatch}}}});
+  }
   for (const auto& disk : disks) {
     actions.push_back({{"type", "blockdev-snapshot-internal-sync"}, {"data", {{"device", disk.node}, {"name", tag}}}});
   }
   qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
+}
+
+bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {
+  const Json nodes = qmp_.call("query-named-block-nodes", {{"flat", true}});
+  return !std::all_of(disks.begin(), disks.end(), [&](const DiskNode& disk) {
+    for (const auto& node : nodes) {
+      if (text_of(node, "node-name") != disk.node) continue;
+      for (const auto& bitmap : node.value("dirty-bitmaps", Json::array())) {
+        if (text_of(bitmap, "name") == kWatch) return bitmap.value("count", std::int64_t{1}) == 0;
+      }
+    }
+    return false;
+  });
+}
+
+void Machine::stop_watching(std::span<const DiskNode> disks) {
+  for (const auto& disk : disks) try_call(qmp_, "block-dirty-bitmap-remove", {{"node", disk.node}, {"name", kWatch}});
 }
 
 void Machine::delete_disk_snapshot(const DiskNode& disk, const std::string& tag) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,8 +31,10 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
 
   bool running();  // query-status
-  void stop();     // returns when no vCPU runs and no device writes
-  void resume();   // `cont`
+  // Waits for, and removes, what a load that was cut off left in QEMU.
+  void clean_up_load();
+  void stop();    // returns when no vCPU runs and no device writes
+  void resume();  // `cont`
   // Non-RAM migration state as xen-save-devices-state (live:false) writes it. The guest must be stopped.
   // The descriptor is given to QEMU once and used again.
   std::vector<std::byte> save_device_state();
@@ -42,14 +45,18 @@ class Machine {
   // firmware placed them: put RAM blocks that are read_only back (again) AFTERWARDS. Writable blocks stay untouched.
   void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
                          std::span<const DiskNode> disks);
-  // One internal snapshot of every listed disk, all or none. The guest must be stopped.
-  void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag);
+  // One internal snapshot of every listed disk, all or none, of one moment. With `watch`, written_since_snapshot() can
+  // tell afterwards whether that moment still stands.
+  void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch);
+  // Whether any of the disks may have been written since a snapshot_disks() with `watch`.
+  bool written_since_snapshot(std::span<const DiskNode> disks);
+  // Also what a former engine watched.
+  void stop_watching(std::span<const DiskNode> disks);
   void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);  // missing: no error
 
  private:
   void give_state_file();
-  void wait_for_job(const std::string& id);
-  void clean_up_load();
+  std::optional<std::string> wait_for_job(const std::string& id);
   void remove_fdsets(const char* opaque);
 
   Qmp& qmp_;

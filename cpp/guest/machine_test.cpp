@@ -79,7 +79,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
   EXPECT_FALSE(machine.running());
   fill_disk(qemu, "0x11");
   const auto state = machine.save_device_state();
-  machine.snapshot_disks(disks_, "point");
+  machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
   ASSERT_TRUE(in_step(counted));
@@ -166,10 +166,34 @@ TEST_P(MachineTest, SnapshotsOfSeveralDisksAreAllOrNone) {
   TestQemu qemu(folder_, "a", arguments, GetParam());
   Machine machine(qemu.qmp());
   const std::vector<DiskNode> both = {disks_[0], {"vdb", "raw", "", "raw"}};
-  EXPECT_THROW(machine.snapshot_disks(both, "point"), Error);
+  EXPECT_THROW(machine.snapshot_disks(both, "point", false), Error);
   EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
-  machine.snapshot_disks(disks_, "point");
+  machine.snapshot_disks(disks_, "point", false);
   EXPECT_THROW(machine.delete_disk_snapshot({"vdz", "no-such-node", "", ""}, "point"), Error);
+}
+
+// A snapshot that was taken while the guest ran still stands at the stop, unless something was written since.
+TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
+  TestQemu qemu(folder_, "a", with_disk(), GetParam());
+  Machine machine(qemu.qmp());
+  machine.resume();
+  fill_disk(qemu, "0x11");
+  EXPECT_TRUE(machine.written_since_snapshot(disks_)) << "nothing watches";
+  machine.snapshot_disks(disks_, "early", true);
+  machine.stop();
+  EXPECT_FALSE(machine.written_since_snapshot(disks_));
+  machine.stop_watching(disks_);
+  EXPECT_TRUE(machine.written_since_snapshot(disks_));
+  machine.resume();
+  machine.snapshot_disks(disks_, "written", true);
+  fill_disk(qemu, "0x22");
+  machine.stop();
+  EXPECT_TRUE(machine.written_since_snapshot(disks_));
+  Machine(qemu.qmp()).stop_watching(disks_);
+  machine.stop_watching(disks_);  // nothing watches: no error
+  const auto state = machine.save_device_state();
+  machine.load_device_state(state, qemu.machine(), "early", disks_);
+  EXPECT_TRUE(disk_holds("0x11"));
 }
 
 // A disk served by a thread of its own.
@@ -185,7 +209,7 @@ TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   machine.stop();
   fill_disk(qemu, "0x11");
   const auto state = machine.save_device_state();
-  machine.snapshot_disks(disks_, "point");
+  machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   fill_disk(qemu, "0x22");
   machine.load_device_state(state, qemu.machine(), "point", disks_);

@@ -22,8 +22,6 @@ constexpr std::uint32_t kStreamRunPages = 256;
 
 }  // namespace
 
-std::string disk_snapshot_name(const std::string& checkpoint_id) { return "mhv-" + checkpoint_id; }
-
 std::string new_uuid() {
   std::array<std::uint8_t, 16> b{};
   if (::getrandom(b.data(), b.size(), 0) != static_cast<ssize_t>(b.size())) throw_errno("cannot get random bytes");
@@ -71,38 +69,17 @@ void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, cons
   todo.clear();
 }
 
-void Checkpointer::snapshot_disks(store::CheckpointInfo& info) {
-  if (!guest_.snapshot_disks) return;
-  std::vector<guest::DiskNode> nodes;
-  for (const Disk& disk : guest_.disks) {
-    if (disk.read_only) continue;
-    store::DiskInfo about{disk.node.target, disk.node.path, disk.node.format, "", ""};
-    if (disk.can_snapshot()) {
-      about.snapshot = disk_snapshot_name(info.id);
-      nodes.push_back(disk.node);
-    } else {
-      about.note = fmt::format("format {} holds no snapshots", disk.node.format);
-    }
-    info.disks.push_back(std::move(about));
-  }
-  if (!nodes.empty()) guest_.machine.snapshot_disks(nodes, disk_snapshot_name(info.id));
-}
-
-std::vector<std::byte> Checkpointer::stop_and_copy(PageSet& todo, store::CheckpointInfo& info) {
+Checkpointer::Paused Checkpointer::stop_and_copy(PageSet& todo, DiskPoint& disks) {
   Pause pause(guest_.machine, state_);
-  lineage_.gather(guest_.tracker, &todo);
+  lineage_.gather_written(guest_.tracker, &todo);
   staging_.copy(guest_.ram, todo);
-  std::vector<std::byte> device_state = guest_.machine.save_device_state();
-  snapshot_disks(info);
-  info.created_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  try {
-    pause.resume();
-  } catch (...) {
-    drop_disk_snapshots(guest_, info);
-    throw;
-  }
-  info.pause_us = pause.microseconds();
-  return device_state;
+  Paused out;
+  out.device_state = guest_.machine.save_device_state();
+  disks_were_busy_ = !disks.settle();
+  out.at_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  pause.resume();
+  out.pause_us = pause.microseconds();
+  return out;
 }
 
 store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const StageFn& progress) {
@@ -122,19 +99,19 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   staging_.clear();
   PageSet todo = lineage_.begin(guest_.tracker);
   copy_while_running(todo, writer, progress);
-  const std::vector<std::byte> device_state = stop_and_copy(todo, info);
-  try {
-    std::uint64_t done = 0;
-    for (const PageNo page : staging_.pages()) {
-      writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
-      if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
-    }
-    writer.put_device_state(device_state);
-    info = writer.commit(std::move(info));
-  } catch (...) {
-    drop_disk_snapshots(guest_, info);
-    throw;
+  DiskPoint disks(guest_, info);
+  if (!disks_were_busy_) disks.take_early();
+  const Paused paused = stop_and_copy(todo, disks);
+  info.created_ns = paused.at_ns;
+  info.pause_us = paused.pause_us;
+  std::uint64_t done = 0;
+  for (const PageNo page : staging_.pages()) {
+    writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
+    if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
   }
+  writer.put_device_state(paused.device_state);
+  info = writer.commit(std::move(info));
+  disks.keep();
   lineage_.saved(info.id);
   return info;
 }

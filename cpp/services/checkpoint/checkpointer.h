@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "checkpoint/disk_points.h"
 #include "checkpoint/lineage.h"
 #include "checkpoint/live_guest.h"
 #include "checkpoint/run_state.h"
@@ -22,8 +23,6 @@ struct CreateRequest {
   std::uint64_t epoch = 0;
 };
 
-// The name that a checkpoint's disk snapshots carry.
-std::string disk_snapshot_name(const std::string& checkpoint_id);
 std::string new_uuid();
 
 // One thread at a time. Everything given to the constructor outlives it.
@@ -38,14 +37,19 @@ class Checkpointer {
  private:
   void stream(const PageSet& pages, store::Writer& writer, const StageFn& progress);
   void copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress);
-  std::vector<std::byte> stop_and_copy(PageSet& todo, store::CheckpointInfo& info);
-  void snapshot_disks(store::CheckpointInfo& info);
+  struct Paused {
+    std::vector<std::byte> device_state;
+    std::int64_t at_ns = 0;
+    std::uint64_t pause_us = 0;
+  };
+  Paused stop_and_copy(PageSet& todo, DiskPoint& disks);
 
   LiveGuest& guest_;
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
   Staging staging_;
+  bool disks_were_busy_ = false;  // an early point did not hold: the next one is not tried
 };
 
 }  // namespace mhv::checkpoint
