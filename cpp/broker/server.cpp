@@ -172,7 +172,7 @@ void Server::serve(Connection& connection) {
       std::string what = "unknown request";
       try {
         fds = answer(request, &reply, &what);
-        spdlog::info("peer {}: {}: done", connection.peer, what);
+        spdlog::log(request.has_ping() ? spdlog::level::debug : spdlog::level::info, "peer {}: {}: done", connection.peer, what);
       } catch (const Error& e) {
         set_error(&reply, e.code(), e.what(), e.hint());
         spdlog::warn("peer {}: {}: {}: {}", connection.peer, what, code_name(e.code()), e.what());

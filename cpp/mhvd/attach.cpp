@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <filesystem>
 
 #include "base/error.h"
 #include "mhvd/libvirt_monitor.h"
@@ -142,9 +141,8 @@ guest::Qmp HostHypervisor::open_monitor(const Domain& domain, const DomainFacts&
 Fd HostHypervisor::userfaultfd(const Domain& domain, guest::Qmp& qmp, bool& is_new) {
   const std::string path = config_.uffd_record_path(domain.uuid);
   const auto record = load_uffd_record(path);
-  // One that no worker is known to have registered is left alone: a handshake cannot be made twice.
-  if (record && record->tracking && record->process == *domain.process) {
-    is_new = false;
+  if (record && record->process == *domain.process) {
+    is_new = !record->tracking;
     return broker_.take_uffd(domain.process->pid, domain.process->start_time, record->number);
   }
   const Fd device = broker_.uffd_device();
@@ -228,17 +226,17 @@ Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceO
   return out;
 }
 
-void HostHypervisor::tracking_is_on(const std::string& uuid) {
+void HostHypervisor::set_tracking(const std::string& uuid, bool on) {
   const std::string path = config_.uffd_record_path(uuid);
   auto record = load_uffd_record(path);
-  if (!record || record->tracking) return;
-  record->tracking = true;
+  if (!record || record->tracking == on) return;
+  record->tracking = on;
   save_uffd_record(path, *record);
 }
 
-void HostHypervisor::tracking_is_off(const std::string& uuid) {
-  std::error_code ignored;
-  std::filesystem::remove(config_.uffd_record_path(uuid), ignored);
-}
+void HostHypervisor::tracking_is_on(const std::string& uuid) { set_tracking(uuid, true); }
+
+// QEMU keeps the descriptor: the next attach takes it again, and registers anew.
+void HostHypervisor::tracking_is_off(const std::string& uuid) { set_tracking(uuid, false); }
 
 }  // namespace mhv::mhvd

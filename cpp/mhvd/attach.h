@@ -46,6 +46,7 @@ class HostHypervisor : public Hypervisor {
  private:
   guest::Qmp open_monitor(const Domain& domain, const DomainFacts& facts, Attachment& out);
   Fd userfaultfd(const Domain& domain, guest::Qmp& qmp, bool& is_new);
+  void set_tracking(const std::string& uuid, bool on);
   void add_blocks(const Domain& domain, guest::Qmp& qmp, const BrokerClient::GuestFds& fds, Attachment& out);
 
   const Config& config_;

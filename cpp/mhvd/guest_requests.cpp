@@ -110,7 +110,8 @@ void Guest::settle(std::unique_lock<std::mutex>& lock) {
                 "\"mhvctl status\" shows how it goes on");
   }
   if (worker_failure_) throw Error(*worker_failure_);
-  if (reported_.state() == "failed") throw Error(Code::kUnsupported, reported_.message());
+  if (reported_.state() == "failed")
+    throw Error(Code::kUnsupported, reported_.message(), "put that right, then: mhvctl attach " + conf_.name());
   if (worker_ended_ || !worker_)
     throw Error(Code::kUnavailable, "the worker of guest " + conf_.name() + " ended while it was attached",
                 "mhvd's log says why; try again");

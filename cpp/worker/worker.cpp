@@ -272,9 +272,11 @@ void Worker::finish_interrupted_work() {
     live_->machine.resume();
     state_.set_phase(Phase::kRunning);
   } else if (state_.phase() == Phase::kRestoring) {
+    live_->machine.clean_up_load();  // before anything is put back: it may still run
     const std::string id = state_.target();
     spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
-    checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, true, [](const char*, std::uint64_t, std::uint64_t) {});
+    checkpoint::Rollback(*live_, *store_, state_, *lineage_)
+        .run(id, state_.runs_after_restore(), [](const char*, std::uint64_t, std::uint64_t) {});
   }
 }
 
@@ -369,10 +371,10 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   refuse_while_held();
   const store::CheckpointInfo info = store_->get(id);
   report("restoring", "restoring checkpoint " + id);
-  const bool unfinished = state_.phase() == checkpoint::RunState::Phase::kRestoring;
+  const bool resume = state_.phase() == checkpoint::RunState::Phase::kRestoring && state_.runs_after_restore();
   checkpoint::RollbackResult result;
   try {
-    result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, unfinished, progress_of(request.id()));
+    result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, resume, progress_of(request.id()));
   } catch (const Error& error) {
     const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
     report(stopped ? "failed" : "attached",
@@ -413,8 +415,8 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
 }
 
 void Worker::leave_guest() {
-  if (live_) live_->tracker.detach();
   state_.forget_base();
+  if (live_) live_->tracker.detach();
 }
 
 protocol::Reply Worker::forget() {

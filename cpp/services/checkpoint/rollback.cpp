@@ -146,10 +146,11 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   {
     Pause pause(guest_.machine, state_);
     lineage_.gather(guest_.tracker, &pages);
-    state_.begin_restore(id);
+    const bool runs = pause.stopped() || resume;
+    state_.begin_restore(id, runs);
     try {
       result.pages_written = put_back(pages);
-      guest_.machine.load_device_state(device_state, info.machine, disk_snapshot_name(id), disks);
+      guest_.machine.load_device_state(device_state, info.machine, disk_tag(info), disks);
       PageSet touched(guest_.ram.pages());
       lineage_.gather(guest_.tracker, &touched);
       result.pages_written += put_back_what_differs(touched);
@@ -159,11 +160,12 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
       throw;
     }
     lineage_.saved(id);
-    state_.set_phase(pause.stopped() ? RunState::Phase::kStopped : RunState::Phase::kRunning);
+    state_.set_phase(runs ? RunState::Phase::kStopped : RunState::Phase::kRunning);
     pause.resume();
     result.pause_us = pause.microseconds();
   }
   if (resume && !guest_.machine.running()) guest_.machine.resume();
+  state_.set_phase(RunState::Phase::kRunning);
   return result;
 }
 

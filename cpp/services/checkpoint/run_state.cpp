@@ -31,7 +31,7 @@ struct RunState::Page {
   std::int32_t qemu_pid;
   std::atomic<std::uint32_t> phase;
   std::atomic<std::uint32_t> base_valid;
-  std::uint32_t reserved;
+  std::uint32_t runs_after_restore;
   char base[kIdBytes];  // the current checkpoint, too
   char target[kIdBytes];
 };
@@ -70,11 +70,13 @@ RunState::Phase RunState::phase() const {
 std::string RunState::base() const { return page_->base_valid == 1 ? text(page_->base) : std::string(); }
 std::string RunState::current() const { return text(page_->base); }
 std::string RunState::target() const { return text(page_->target); }
+bool RunState::runs_after_restore() const { return page_->runs_after_restore == 1; }
 
 void RunState::set_phase(Phase phase) { page_->phase = static_cast<std::uint32_t>(phase); }
 
-void RunState::begin_restore(const std::string& id) {
+void RunState::begin_restore(const std::string& id, bool runs) {
   put(page_->target, id);
+  page_->runs_after_restore = runs ? 1 : 0;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   page_->phase = static_cast<std::uint32_t>(Phase::kRestoring);
 }

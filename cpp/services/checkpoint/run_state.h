@@ -33,9 +33,11 @@ class RunState {
   std::string base() const;     // "": unknown
   std::string current() const;  // checkpoint the guest runs on top of, "": none
   std::string target() const;   // of a restore under way
+  bool runs_after_restore() const;
 
   void set_phase(Phase phase);
-  void begin_restore(const std::string& id);
+  // `runs`: the guest ran before, or whoever asked wants it to run at the checkpoint.
+  void begin_restore(const std::string& id, bool runs);
   void forget_base();
   // Also makes it the current one.
   void set_base(const std::string& id);

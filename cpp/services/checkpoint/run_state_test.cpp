@@ -33,7 +33,7 @@ TEST(RunState, SurvivesTheProcessThatWroteIt) {
     RunState state(file);
     state.bind(42, 4242);
     state.set_base("one");
-    state.begin_restore("two");
+    state.begin_restore("two", true);
     ::_exit(0);  // no destructor runs, as after a kill
   }
   int status = 0;
@@ -42,6 +42,7 @@ TEST(RunState, SurvivesTheProcessThatWroteIt) {
   state.bind(42, 4242);
   EXPECT_EQ(state.phase(), RunState::Phase::kRestoring);
   EXPECT_EQ(state.target(), "two");
+  EXPECT_TRUE(state.runs_after_restore());
   EXPECT_EQ(state.base(), "one");
 }
 
