@@ -6,6 +6,7 @@ runs the self-checking program of devstack/guest; ``Engine`` speaks to mhvd thro
 
 import concurrent.futures
 import ctypes
+import hashlib
 import json
 import os
 import pathlib
@@ -393,6 +394,19 @@ class Guest:
         self.keys.clear()
         for line in ("rate 100", "disk-rate 5", "verify 2000"):
             self.ask(line)
+
+    def ram_digests(self):
+        """SHA-256 of every RAM block that the guest may write, read from outside through QEMU's memory, by the block's name.
+        The guest must not run."""
+        listing = self.host.virsh("qemu-monitor-command", self.name, "--hmp", "info ramblock")
+        digests = {}
+        with open(f"/proc/{self.pid}/mem", "rb") as memory:
+            for row in listing.splitlines()[1:]:
+                *_, used, _, address, access = row.split()
+                if access == "rw":
+                    memory.seek(int(address, 16))
+                    digests[row.split()[0]] = hashlib.sha256(memory.read(int(used, 16))).hexdigest()
+        return digests
 
     def busy(self, rate=2000, pages=None):
         """Rewrites pages, until `pages` of them were written."""

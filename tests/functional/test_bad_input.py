@@ -1,7 +1,9 @@
 """What goes wrong says so, with the next step, and leaves everything else as it was."""
 
 import contextlib
+import pathlib
 import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -204,6 +206,34 @@ def test_no_userfaultfd(make_guest, engine, host):
     guest.assert_whole()
     engine.attach(guest.name)
     assert engine.call("self-test")["capabilities"][0]["available"] is True
+
+
+@contextlib.contextmanager
+def old_kernel(host, engine):
+    """mhvd and its workers as on a Linux before 6.7."""
+    command = pathlib.Path(f"/proc/{host.daemon_pid('mhvd')}/cmdline").read_text().rstrip("\0").split("\0")
+    host.drive("daemon", host.number, "mhvd", "stop")
+    with subprocess.Popen(host.command(sys.executable, pathlib.Path(__file__).with_name("old_kernel.py"), *command)) as mhvd:
+        try:
+            lab.wait_until("mhvd to answer", lambda: host.run(host.bin / "mhvctl", "status", check=False).returncode == 0)
+            yield
+        finally:
+            mhvd.kill()
+            mhvd.wait()
+            host.drive("daemon", host.number, "mhvd", "start")
+
+
+def test_old_kernel(make_guest, engine, host):
+    guest = make_guest()
+    with old_kernel(host, engine):
+        service = {c["service"]: c for c in engine.call("self-test")["capabilities"]}["checkpoint"]
+        assert not service.get("available")
+        assert "Linux 6.7" in service["reason"]
+        with refusal("unsupported", "PAGEMAP_SCAN", "Linux 6.7"):
+            engine.call("attach", guest.name)
+    guest.assert_whole()
+    engine.attach(guest.name)
+    engine.create(guest.name)
 
 
 # ---------------------------------------------------------------- in the middle
