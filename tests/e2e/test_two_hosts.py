@@ -168,4 +168,7 @@ def test_evacuation(moving, hosts, admin):
 
 
 def power_cut(host):
+    """Every process of the host ends at once, and whoever asks for the cloud's status learns of it."""
     subprocess.run([DEVSTACK / "lib/run", "host_power_cut", str(host.number)], check=True, timeout=60)
+    status = subprocess.run([DEVSTACK / "demo", "--status"], capture_output=True, text=True, check=False)
+    assert status.returncode != 0 and f"{host.name}   is not up" in status.stdout, status.stdout
