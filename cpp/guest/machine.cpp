@@ -83,6 +83,17 @@ bool Machine::running() {
   return text_of(status, "status") == "running";
 }
 
+bool Machine::balloon_inflated() {
+  try {
+    const Json all = qmp_.call("query-memory-size-summary");
+    return qmp_.call("query-balloon").at("actual").get<std::int64_t>() <
+           all.at("base-memory").get<std::int64_t>() + all.value("plugged-memory", std::int64_t{0});
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid) throw;
+    return false;  // it has no balloon, or its driver does not use it
+  }
+}
+
 void Machine::stop() { qmp_.call("stop", Json::object(), {}, kStopTimeout); }
 
 void Machine::resume() { qmp_.call("cont", Json::object(), {}, kStopTimeout); }

@@ -30,7 +30,8 @@ class Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  bool running();  // query-status
+  bool running();           // query-status
+  bool balloon_inflated();  // the guest has given memory back, and not taken it again
   // Waits for, and removes, what a load that was cut off left in QEMU.
   void clean_up_load();
   void stop();    // returns when no vCPU runs and no device writes

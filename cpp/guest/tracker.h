@@ -15,7 +15,8 @@
 //
 // LIMIT: a page of shared memory that is punched and then only read (never written) between two collect() calls looks
 // protected, and so does one that QEMU did not map when it was punched. Both need a guest that gave the page back through
-// its balloon. And swap must not be turned on and off again between two calls.
+// its balloon, and whoever uses this has to look at everything then. And swap must not be turned on and off again between
+// two calls.
 #pragma once
 
 #include <optional>

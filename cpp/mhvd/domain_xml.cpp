@@ -62,6 +62,13 @@ void read_devices(const Tree& devices, DomainFacts& facts) {
     if (tag == "tpm" && attribute(node, "backend.<xmlattr>.type") == "passthrough") {
       refuse(facts, "the host's TPM is passed through", "use an emulated TPM, or none");
     }
+    // A balloon tells when it changes; these give memory back without a word.
+    if (tag == "memballoon" && attribute(node, "<xmlattr>.freePageReporting") == "on") {
+      refuse(facts, "its balloon reports free pages: memory changes unseen", "set freePageReporting='off'");
+    }
+    if (tag == "memory" && attribute(node, "<xmlattr>.model") == "virtio-mem") {
+      refuse(facts, "it has virtio-mem memory, which changes unseen", "give the guest ordinary memory");
+    }
   }
 }
 

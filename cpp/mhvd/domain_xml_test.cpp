@@ -74,6 +74,8 @@ TEST(DomainXml, RefusesWhatWritesMemoryUnseen) {
   expect_refusal(domain("<hostdev mode='subsystem' type='pci'/>"), "host device (pci)");
   expect_refusal(domain("<disk type='vhostuser'><target dev='vdz'/></disk>"), "disk vdz");
   expect_refusal(domain("<filesystem type='mount'><driver type='virtiofs'/></filesystem>"), "virtiofs");
+  expect_refusal(domain("<memballoon model='virtio' freePageReporting='on'/>"), "free pages");
+  expect_refusal(domain("<memory model='virtio-mem'><target/></memory>"), "virtio-mem");
   expect_refusal(domain("", "<memoryBacking><hugepages/></memoryBacking>"), "huge pages");
   expect_refusal(domain("", "<launchSecurity type='sev'/>"), "encrypted");
   expect_refusal(domain("", "", "xen"), "\"xen\"");

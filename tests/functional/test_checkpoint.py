@@ -166,3 +166,36 @@ def test_automatic_checkpoints_are_thinned(make_guest, engine):
     assert named["id"] in [c["id"] for c in listed]
     engine.restore(guest.name, named["id"])
     guest.assert_whole()
+
+
+def test_a_guest_that_gives_memory_back(guest, engine, host):
+    """What a balloon took away, and somebody else may have had since, is there again after a restore."""
+
+    def balloon(mib):
+        host.virsh("setmem", guest.name, f"{mib}M", "--live")
+        lab.wait_until(
+            f"the balloon to leave {mib} MiB",
+            lambda: dict(line.split() for line in host.virsh("dommemstat", guest.name).splitlines())["actual"] == str(mib << 10),
+        )
+
+    guest.busy(2000, pages=500)
+    guest.quiet()
+    host.virsh("suspend", guest.name)
+    before = guest.ram_digests()
+    full = engine.create(guest.name, "full")
+    host.virsh("resume", guest.name)
+
+    balloon(guest.ram_mib - 12)
+    less = engine.create(guest.name, "less")
+    balloon(guest.ram_mib)
+    guest.assert_whole()
+
+    host.virsh("suspend", guest.name)
+    engine.restore(guest.name, full["id"])
+    assert guest.ram_digests() == before
+    host.virsh("resume", guest.name)
+    guest.assert_whole()
+    engine.restore(guest.name, less["id"])
+    guest.assert_whole()
+    balloon(guest.ram_mib)
+    guest.assert_whole()

@@ -95,7 +95,7 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
 
   store::Writer writer = store_.begin(request.parent);
   // Only the difference to the base is known; against another parent every page has to be looked at.
-  if (lineage_.base() != request.parent) lineage_.lose();
+  if (guest_.gave_memory_back() || lineage_.base() != request.parent) lineage_.lose();
   staging_.clear();
   PageSet todo = lineage_.begin(guest_.tracker);
   copy_while_running(todo, writer, progress);

@@ -25,7 +25,16 @@ struct Disk {
 // One thread at a time.
 struct LiveGuest {
   LiveGuest(guest::Ram ram_, guest::Qmp qmp_, Fd uffd, Fd pagemap, bool fresh, bool kvm)
-      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {}
+      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
+    qmp.on_event([this](const guest::Qmp::Json& event) { gave_memory_back_ |= event.value("event", "") == "BALLOON_CHANGE"; });
+    gave_memory_back_ = !fresh && machine.balloon_inflated();  // perhaps while nobody listened
+  }
+
+  // Since the last call. What the tracker says then does not suffice (its LIMIT).
+  bool gave_memory_back() {
+    qmp.pump();
+    return std::exchange(gave_memory_back_, false);
+  }
 
   guest::Ram ram;
   guest::Qmp qmp;
@@ -41,6 +50,9 @@ struct LiveGuest {
     for (const guest::RamBlock& block : ram.blocks()) out.push_back({block.name, block.bytes, block.read_only});
     return out;
   }
+
+ private:
+  bool gave_memory_back_ = false;
 };
 
 }  // namespace mhv::checkpoint

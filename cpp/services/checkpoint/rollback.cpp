@@ -73,6 +73,7 @@ void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
 }
 
 PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
+  if (guest_.gave_memory_back()) lineage_.lose();
   const bool known = lineage_.base().has_value();
   PageSet out = lineage_.begin(guest_.tracker);
   if (known) {
