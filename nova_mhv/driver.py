@@ -33,7 +33,7 @@ The overrides pass on what they do not read, since Nova 33 and 34 differ there.
 
 import nova.conf
 from nova import exception
-from nova.compute import power_state
+from nova.compute import power_state, task_states
 from nova.virt.libvirt import driver as libvirt_driver
 from oslo_log import log as logging
 
@@ -45,6 +45,11 @@ CONF = nova.conf.CONF
 compute_conf.register_opts(CONF)
 
 _SOCKET_PATH_BYTES_MAX = 107
+# What ends a chain of checkpoints without the server's being deleted.
+_LOSES_ITS_DISKS = {
+    task_states.REBUILDING: "the server is rebuilt",
+    task_states.SHELVING_OFFLOADING: "the server is shelved",
+}
 
 
 def _wanted(instance) -> flavor.Services | None:
@@ -153,6 +158,8 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
     def cleanup(self, context, instance, network_info, block_device_info=None, destroy_disks=True, *args, **kwargs):
         if (destroy_disks or instance.host != CONF.host) and _ever_had_services(instance):
             self._part_with(instance)
+            if instance.task_state in _LOSES_ITS_DISKS:
+                notices.chain_cut(context, instance, _LOSES_ITS_DISKS[instance.task_state], CONF.mhv.keep_checkpoints_on_delete)
         super().cleanup(context, instance, network_info, block_device_info, destroy_disks, *args, **kwargs)
 
     def _part_with(self, instance):

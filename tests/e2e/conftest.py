@@ -345,6 +345,10 @@ class Host:
         prefix = "" if self.number == 1 else f"{self.name}-"
         return (CLOUD / "log" / f"{prefix}{daemon}.log").read_text(errors="replace")
 
+    def assert_told_of_the_cut(self, server, why):
+        told = [line for line in self.log("nova-compute").splitlines() if server.id in line and "chain of checkpoints ends" in line]
+        assert len(told) == 1 and why in told[0], told
+
     def store_of(self, server_id):
         return self.folder / "root/var/lib/nova-mhv/guests" / server_id
 

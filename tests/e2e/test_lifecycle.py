@@ -65,9 +65,10 @@ def test_suspend_and_resume(server):
     goes_on(server)
 
 
-def test_shelve_and_unshelve(server):
+def test_shelve_and_unshelve(server, host):
     server.action("shelve_server")
     server.wait_status("SHELVED_OFFLOADED")
+    host.assert_told_of_the_cut(server, "shelved")
     server.action("unshelve_server")
     server.wait_status("ACTIVE")
     goes_on_after_a_move(server)
@@ -82,10 +83,11 @@ def test_resize_and_back(server, demo):
     goes_on_after_a_move(server)
 
 
-def test_rebuild(server, demo):
+def test_rebuild(server, demo, host):
     image = demo.sdk.image.find_image("mhv-guest", ignore_missing=False)
     server.action("rebuild_server", image=image.id)
     server.wait_status("ACTIVE")
+    host.assert_told_of_the_cut(server, "rebuilt")
     goes_on_after_a_move(server)
 
 

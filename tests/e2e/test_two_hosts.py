@@ -59,8 +59,7 @@ def leftovers(server, host):
 
 def assert_chain_was_cut(server, source, told_by, why):
     """The checkpoints went with the disk that they belong to, an operator was told, and the source keeps nothing."""
-    notices = [line for line in told_by.log("nova-compute").splitlines() if server.id in line and "chain of checkpoints ends" in line]
-    assert len(notices) == 1 and why in notices[0], notices
+    told_by.assert_told_of_the_cut(server, why)
     wait_for(f"nothing of {server.name} is left on {source.name}", lambda: not leftovers(server, source))
     assert server.checkpoints() == []
     assert goes_on_after_a_move(server)["parent"] is None, "the next checkpoint is the first of a new chain"

@@ -15,7 +15,7 @@
 from unittest import mock
 
 from nova import exception, objects
-from nova.compute import power_state, vm_states
+from nova.compute import power_state, task_states, vm_states
 from nova.virt.libvirt import driver as libvirt_driver
 from nova.virt.libvirt import guest as libvirt_guest
 
@@ -120,6 +120,13 @@ class LifecycleTest(base.DriverTestCase):
     def test_a_destroy_that_leaves_the_disks_keeps_the_checkpoints(self):
         self.destroy(destroy_disks=False)
         self.assertEqual([], self.engine.names())
+
+    def test_a_rebuild_and_a_shelving_are_told_and_a_delete_is_not(self):
+        for state, told in ((task_states.REBUILDING, 1), (task_states.SHELVING_OFFLOADING, 1), (task_states.DELETING, 0)):
+            self.server.task_state = state
+            with mock.patch("nova_mhv.notices.chain_cut") as cut:
+                self.destroy()
+            self.assertEqual(told, cut.call_count, state)
 
     def test_an_evacuated_server_is_forgotten_on_shared_storage_too(self):
         self.server.host = "elsewhere"
