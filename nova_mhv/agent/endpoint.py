@@ -17,6 +17,7 @@ a checkpoint of another server.
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -35,8 +36,10 @@ Context = oslo_context.RequestContext
 
 NO_SERVICE = "This server has no checkpoint service."
 NO_SERVICE_HINT = "Give it a flavor with the extra spec mhv:services=checkpoint."
-ENGINE_AWAY = "The engine on the host of this server does not answer."
-ENGINE_AWAY_HINT = "Try again; the operator finds the reason in the log of mhv-agent."
+# What names a file or a command of the host is for its operator, not for tenants.
+OPERATORS = re.compile(r"(^|[\s\"'(=:])/\w|mhvctl|systemctl")
+ENGINE_TROUBLE = "The engine on the host of this server has a problem."
+ENGINE_TROUBLE_HINT = "Try again; the operator finds the reason in the log of mhv-agent."
 
 
 class Exporter(Protocol):
@@ -46,7 +49,7 @@ class Exporter(Protocol):
 
 
 class AgentEndpoint:
-    """Thread-safe: holds nothing that changes but the table of operations. ``socket`` is the path of the engine's."""
+    """Thread-safe: holds nothing that changes but the table of operations."""
 
     target = messaging.Target(version=VERSION)
 
@@ -56,10 +59,8 @@ class AgentEndpoint:
         operations: Operations,
         notifier: Notifier,
         exporter: Exporter,
-        socket: str = engine.DEFAULT_SOCKET,
     ) -> None:
         self._connect = connect
-        self._socket = socket
         self._operations = operations
         self._notifier = notifier
         self._exporter = exporter
@@ -172,11 +173,7 @@ class AgentEndpoint:
         except engine.EngineError as error:
             if error.code == "not-found" and not _knows(client, server_id):
                 raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT) from error
-            if self._socket in error.message:
-                # How to start it, and where its socket is, are not the tenant's.
-                LOG.error("%s (%s)", error.message, error.hint)
-                raise AgentError(error.code, ENGINE_AWAY, ENGINE_AWAY_HINT) from error
-            raise AgentError(error.code, error.message, error.hint) from error
+            raise _for_tenants(error) from error
 
     @contextlib.contextmanager
     def _notified(self, context: Context, action: str, about: dict[str, Any]) -> Iterator[None]:
@@ -193,6 +190,14 @@ class AgentEndpoint:
             self._notifier.error(context, action, {**about, "error": failure})
             raise
         self._notifier.end(context, action, about)
+
+
+def _for_tenants(error: engine.EngineError) -> AgentError:
+    message = ENGINE_TROUBLE if OPERATORS.search(error.message) else error.message
+    hint = ENGINE_TROUBLE_HINT if message == ENGINE_TROUBLE or OPERATORS.search(error.hint) else error.hint
+    if (message, hint) != (error.message, error.hint):
+        LOG.error("%s (%s)", error.message, error.hint)
+    return AgentError(error.code, message, hint)
 
 
 def _knows(client: engine.Client, server_id: str) -> bool:

@@ -39,7 +39,6 @@ class AgentService(service.ServiceBase):
             operations=self._operations,
             notifier=notifications.Notifier(conf),
             exporter=GlanceExporter(mhv_conf.keystone_adapter(conf, "glance"), conf.agent.export_dir),
-            socket=conf.agent.socket,
         )
         self._server = rpc.get_server(rpc.get_transport(conf), conf.host, [endpoint])
 

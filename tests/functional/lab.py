@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import uuid
 
@@ -169,8 +170,8 @@ class Engine:
             try:
                 seen = self.status(guest)
             except EngineError as error:  # mhvd is just being started again
-                return print(error)
-            return seen if seen and seen["state"] == state else print(seen)
+                return print(error, file=sys.stderr)
+            return seen if seen and seen["state"] == state else print(seen, file=sys.stderr)
 
         return wait_until(f"guest {guest} to be {state}", reached, seconds)
 

@@ -18,7 +18,7 @@ from oslo_context import context as oslo_context
 from oslo_messaging.rpc import dispatcher
 
 from nova_mhv import engine
-from nova_mhv.agent.endpoint import ENGINE_AWAY, ENGINE_AWAY_HINT, AgentEndpoint
+from nova_mhv.agent.endpoint import ENGINE_TROUBLE, ENGINE_TROUBLE_HINT, AgentEndpoint
 from nova_mhv.agent.operations import Operations
 from nova_mhv.rpc import AgentError
 
@@ -177,16 +177,26 @@ def test_notifications_of_failures(agent):
     assert agent.notifier.sent[1][1]["error"]["code"] == "gone"
 
 
-def test_mhvd_that_does_not_run_is_told_without_its_socket():
-    def refuse():
-        raise fake_engine.error("unavailable", f"mhvd does not answer on {engine.DEFAULT_SOCKET}", "start it")
-
-    class Dead:
+@pytest.mark.parametrize(
+    ("message", "hint", "told_message", "told_hint"),
+    [
+        (f"mhvd does not answer on {engine.DEFAULT_SOCKET}", "start it", ENGINE_TROUBLE, ENGINE_TROUBLE_HINT),
+        ("cannot open /var/lib/nova-mhv/guests/x", "", ENGINE_TROUBLE, ENGINE_TROUBLE_HINT),
+        ("the server is held", "when it is over, or: mhvctl release x", "the server is held", ENGINE_TROUBLE_HINT),
+        ("no checkpoint x", "list them", "no checkpoint x", "list them"),
+        ("the guest's memory has 1/2 of what it had", "", "the guest's memory has 1/2 of what it had", ""),
+    ],
+)
+def test_files_and_commands_of_the_host_are_for_its_operator(message, hint, told_message, told_hint):
+    class Failing:
         def __getattr__(self, name):
-            return lambda *arguments: refuse()
+            def fail(*arguments):
+                raise fake_engine.error("unavailable", message, hint)
 
-    endpoint = AgentEndpoint(Dead, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter())
+            return fail
+
+    endpoint = AgentEndpoint(Failing, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter())
     with pytest.raises(dispatcher.ExpectedException) as caught:
         endpoint.guest_status(CONTEXT, SERVER)
     told = caught.value.exc_info[1]
-    assert (told.code, told.message, told.hint) == ("unavailable", ENGINE_AWAY, ENGINE_AWAY_HINT)
+    assert (told.code, told.message, told.hint) == ("unavailable", told_message, told_hint)
