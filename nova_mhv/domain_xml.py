@@ -12,12 +12,14 @@
 
 """A guest's libvirt XML, made fit for the engine.
 
-Two things are added to what Nova wrote:
+Changed in what Nova wrote:
 
 * memory as a shared memfd, which the engine reads without going through QEMU.
   Hugepages and file-backed memory, which the operator or flavor chose, stay;
 * a QMP monitor of the engine's own (``qemu:commandline``), since commands
-  through libvirt cost milliseconds each.
+  through libvirt cost milliseconds each;
+* the balloon no longer reports free pages: what QEMU then gives back to the
+  host changes without a trace that the engine could see.
 
 A domain with that monitor is under services: ``enabled`` is the one mark that
 survives restarts of everything.
@@ -43,9 +45,11 @@ def enabled(xml: str) -> bool:
 
 
 def enable(xml: str, socket_path: str) -> str:
-    """The same domain with shared memory and the monitor; what it has of both stays as it is."""
+    """The same domain, made fit for services; what it has of shared memory and the monitor stays as it is."""
     domain = etree.fromstring(xml)
     _share_memory(domain)
+    for balloon in domain.iterfind("devices/memballoon[@freePageReporting]"):
+        balloon.set("freePageReporting", "off")
     if not _has_monitor(domain):
         domain = _with_monitor(domain, socket_path)
     return etree.tostring(domain, encoding="unicode", pretty_print=True)

@@ -74,3 +74,10 @@ def test_a_comma_in_the_path_is_escaped():
 
 def test_a_tenants_text_does_not_enable():
     assert not domain_xml.enabled("<domain><metadata><name>socket,id=mhv,path=/x</name></metadata></domain>")
+
+
+def test_free_pages_are_not_reported():
+    xml = "<domain><devices><memballoon model='virtio' freePageReporting='on'><stats period='10'/></memballoon></devices></domain>"
+    balloon = etree.fromstring(domain_xml.enable(xml, SOCKET)).find("devices/memballoon")
+    assert balloon.get("freePageReporting") == "off"
+    assert balloon.find("stats") is not None
