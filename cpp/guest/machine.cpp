@@ -177,6 +177,9 @@ void Machine::load_device_state(std::span<const std::byte> state, const std::str
   clean_up_load();
 }
 
+// A transaction drains every node before its first action, also when it has none.
+void Machine::drain_disks() { qmp_.call("transaction", {{"actions", Json::array()}}, {}, kStopTimeout); }
+
 // The bitmap comes first in the transaction: a write that the snapshot has to wait for counts as later, which is safe.
 void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch) {
   if (disks.empty()) return;

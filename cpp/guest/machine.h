@@ -46,6 +46,9 @@ class Machine {
   // firmware placed them: put RAM blocks that are read_only back (again) AFTERWARDS. Writable blocks stay untouched.
   void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
                          std::span<const DiskNode> disks);
+  // Returns when every disk request that was under way has ended, and with it every transfer into guest memory that began
+  // before the call. The guest may run, and begin new ones.
+  void drain_disks();
   // One internal snapshot of every listed disk, all or none, of one moment. With `watch`, written_since_snapshot() can
   // tell afterwards whether that moment still stands.
   void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch);

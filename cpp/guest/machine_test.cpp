@@ -196,6 +196,31 @@ TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
   EXPECT_TRUE(disk_holds("0x11"));
 }
 
+// Requests that a slow disk has not answered write guest memory later, behind the back of page tables.
+TEST_P(MachineTest, DrainWaitsForRequestsUnderWay) {
+  auto arguments = with_disk();
+  arguments[5] = "virtio-blk-pci,drive=slow,id=vd0";
+  arguments.insert(arguments.begin() + 4, {"-object", "throttle-group,id=limits,x-iops-total=1", "-blockdev",
+                                           "driver=throttle,node-name=slow,throttle-group=limits,file=format"});
+  TestQemu qemu(folder_, "a", arguments, GetParam());
+  Machine machine(qemu.qmp());
+  machine.resume();
+  qemu.qmp().call("block-dirty-bitmap-add", {{"node", "format"}, {"name", "answered"}, {"granularity", 65536}});
+  const auto answered = [&] {
+    for (const auto& node : qemu.qmp().call("query-named-block-nodes", {{"flat", true}})) {
+      if (node.at("node-name") == "format") return node.at("dirty-bitmaps").at(0).at("count").get<int>() / 65536;
+    }
+    return -1;
+  };
+  for (const char* at : {"0", "1M", "2M"}) {
+    qemu.qmp().hmp(std::string("qemu-io -d /machine/peripheral/vd0/virtio-backend \"aio_write ") + at + " 4k\"");
+  }
+  EXPECT_LT(answered(), 3) << "the disk is not slow";
+  machine.drain_disks();
+  EXPECT_EQ(answered(), 3);
+  EXPECT_TRUE(machine.running());
+}
+
 // A disk served by a thread of its own.
 TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   auto arguments = with_disk();

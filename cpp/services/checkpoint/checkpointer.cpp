@@ -55,13 +55,17 @@ void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const Sta
   });
 }
 
-// What a copy reads while the guest writes it is torn, and comes again: it was protected before it was read.
+// What a copy reads while the guest writes it is torn, and comes again: it was protected before it was read. Not so what a
+// disk is reading into memory that the kernel has pinned (O_DIRECT): that page is reported when the request begins, and not
+// when the data comes. So between a look and its copy, every request under way has to end.
 void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress) {
+  guest_.machine.drain_disks();
   for (int round = 0; todo.count() > kStagedPagesMax && round < kStreamRoundsMax; ++round) {
     const std::uint32_t before = todo.count();
     stream(todo, writer, progress);
     todo.clear();
     lineage_.gather(guest_.tracker, &todo);
+    guest_.machine.drain_disks();
     if (todo.count() > before / 2 && round > 0) break;  // it writes as fast as this copies
   }
   if (todo.count() < kCopyBeforePauseMin || todo.count() > kStagedPagesMax) return;

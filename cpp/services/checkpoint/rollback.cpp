@@ -55,7 +55,9 @@ std::vector<guest::DiskNode> Rollback::disks_of(const store::CheckpointInfo& inf
 }
 
 // With no base: protect everything first, then compare while the guest runs; what it writes meanwhile is gathered later.
+// What disks were reading into memory has to be there first, as for a copy (checkpointer.cpp).
 void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
+  guest_.machine.drain_disks();
   std::vector<std::byte> run(kRunPages * kPageSize);
   for (const guest::RamBlock& block : guest_.ram.blocks()) {
     const auto pages = static_cast<std::uint32_t>(block.bytes / kPageSize);
