@@ -217,7 +217,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
         super().unrescue(context, instance)
         self._attach_quietly(instance)
 
-    # ---- disks that come and go: the engine learns a guest's disks when it attaches
+    # ---- devices that come and go: the engine learns a guest's disks and memory blocks when it attaches
 
     def attach_volume(self, context, connection_info, instance, *args, **kwargs):
         wanted = _wanted(instance)
@@ -232,6 +232,14 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def swap_volume(self, context, old_connection_info, new_connection_info, instance, *args, **kwargs):
         super().swap_volume(context, old_connection_info, new_connection_info, instance, *args, **kwargs)
+        self._attach_again(instance)
+
+    def attach_interface(self, context, instance, *args, **kwargs):
+        super().attach_interface(context, instance, *args, **kwargs)
+        self._attach_again(instance)
+
+    def detach_interface(self, context, instance, *args, **kwargs):
+        super().detach_interface(context, instance, *args, **kwargs)
         self._attach_again(instance)
 
     @staticmethod

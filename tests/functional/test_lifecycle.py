@@ -105,3 +105,37 @@ def test_libvirt_events_of_pauses_come_in_pairs(guest, engine, host):
     engine.restore(guest.name, engine.list(guest.name)[0]["id"])
     assert guest.state == "running"
     host.virsh("domblkinfo", guest.name, "vda")
+
+
+def test_a_device_comes_and_goes(guest, engine, host):
+    """Memory blocks come and go with it: page numbers mean something else, and no checkpoint mixes the two."""
+
+    def again():
+        with pytest.raises(lab.EngineError) as caught:
+            engine.create(guest.name)
+        assert (caught.value.code, caught.value.hint) == ("unavailable", "try again")
+        engine.wait_state(guest.name, "attached")
+
+    guest.set("state", "before")
+    before = engine.create(guest.name)
+    mac = "52:54:00:55:02:02"
+    host.virsh("attach-interface", guest.name, "bridge", "br0", "--model", "virtio", "--mac", mac, "--live")
+    again()
+    guest.set("state", "with")
+    larger = engine.create(guest.name)
+    assert not larger.get("parent"), "a new tree"
+    with pytest.raises(lab.EngineError, match="another memory layout"):
+        engine.restore(guest.name, before["id"])
+    guest.set("state", "lost")
+    engine.restore(guest.name, larger["id"])
+    assert guest.get("state") == "with"
+    guest.assert_whole()
+
+    host.virsh("detach-interface", guest.name, "bridge", "--mac", mac, "--live")
+    lab.wait_until("the device to be gone", lambda: mac not in host.virsh("dumpxml", guest.name))
+    again()
+    with pytest.raises(lab.EngineError, match="another memory layout"):
+        engine.restore(guest.name, larger["id"])
+    engine.restore(guest.name, before["id"])
+    assert guest.get("state") == "before"
+    guest.assert_whole()

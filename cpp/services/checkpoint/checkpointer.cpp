@@ -87,6 +87,7 @@ Checkpointer::Paused Checkpointer::stop_and_copy(PageSet& todo, DiskPoint& disks
 }
 
 store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const StageFn& progress) {
+  guest_.check_layout();
   store::CheckpointInfo info;
   info.id = new_uuid();
   info.parent = request.parent;

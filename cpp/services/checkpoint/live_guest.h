@@ -1,11 +1,13 @@
 // One running QEMU, as the checkpoint service uses it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "guest/machine.h"
 #include "guest/qmp.h"
 #include "guest/ram.h"
@@ -34,6 +36,17 @@ struct LiveGuest {
   bool gave_memory_back() {
     qmp.pump();
     return std::exchange(gave_memory_back_, false);
+  }
+
+  // Throws kUnavailable when devices or memory came or went since the attach: page numbers mean something else then.
+  void check_layout() {
+    const auto same = [](const guest::BlockListing& now, const guest::RamBlock& then) {
+      return now.name == then.name && now.host_virt == then.host.value && now.used_bytes == then.bytes && now.read_only == then.read_only;
+    };
+    const auto now = guest::parse_ramblock_listing(qmp.hmp("info ramblock"));
+    if (!std::equal(now.begin(), now.end(), ram.blocks().begin(), ram.blocks().end(), same)) {
+      throw Error(Code::kUnavailable, "the guest's memory blocks changed (a device came or went); it is attached again", "try again");
+    }
   }
 
   guest::Ram ram;

@@ -136,6 +136,7 @@ std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
 
 RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& progress) {
   const store::CheckpointInfo info = store_.get(id);
+  guest_.check_layout();
   check_fits(info);
   const std::vector<guest::DiskNode> disks = disks_of(info);
   const std::vector<std::byte> device_state = store_.device_state(id);

@@ -217,6 +217,13 @@ class VolumeTest(base.DriverTestCase):
         self.spawn(self.server)
         self.engine.calls.clear()
 
+    def test_the_engine_learns_of_an_interface_that_came_or_went(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "attach_interface"):
+            self.driver.attach_interface(self.context, self.server, self.server.image_meta, {})
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "detach_interface"):
+            self.driver.detach_interface(self.context, self.server, {})
+        self.assertEqual(["detach", "attach"] * 2, self.engine.names())
+
     def test_the_engine_learns_of_a_volume_that_came_or_went(self):
         with mock.patch.object(libvirt_driver.LibvirtDriver, "attach_volume"):
             self.driver.attach_volume(self.context, {"data": {}}, self.server, "/dev/vdb")
