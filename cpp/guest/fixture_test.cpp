@@ -184,6 +184,11 @@ void TestQemu::wait_until_counter_passes(const Ram& ram, std::uint32_t value) co
   }
 }
 
+std::vector<std::byte> save(Machine& machine) {
+  machine.begin_save();
+  return machine.finish_save();
+}
+
 std::vector<std::byte> read_all(const Ram& ram) {
   std::vector<std::byte> all(ram.bytes());
   for (const auto& block : ram.blocks()) {

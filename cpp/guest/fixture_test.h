@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "guest/machine.h"
 #include "guest/qmp.h"
 #include "guest/ram.h"
 
@@ -60,6 +61,9 @@ class TestQemu {
   pid_t pid_ = -1;
   std::unique_ptr<Qmp> qmp_;
 };
+
+// The device state of a stopped guest.
+std::vector<std::byte> save(Machine& machine);
 
 // All pages of all blocks.
 std::vector<std::byte> read_all(const Ram& ram);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/error.h"
 #include "guest/stream.h"
@@ -18,6 +19,7 @@ using Json = Qmp::Json;
 constexpr std::chrono::seconds kStopTimeout{120};  // `stop` drains and flushes the guest's disks
 constexpr std::chrono::seconds kLoadTimeout{120};
 constexpr long kJobPollNs = 500'000;
+constexpr const char* kSave = "xen-save-devices-state";
 constexpr const char* kStateOpaque = "nova-mhv device state";
 constexpr const char* kLoadOpaque = "nova-mhv load";
 constexpr const char* kLoadNode = "mhv-load";
@@ -106,19 +108,35 @@ void Machine::remove_fdsets(const char* opaque) {
   }
 }
 
-void Machine::give_state_file() {
+void Machine::prepare_save() {
+  if (fdset_ >= 0) return;
   remove_fdsets(kStateOpaque);
   state_file_ = Fd::memory("mhv-device-state");
   state_writer_ = reopen(state_file_, O_WRONLY);
   fdset_ = add_fd(qmp_, state_writer_, kStateOpaque);
 }
 
-std::vector<std::byte> Machine::save_device_state() {
-  if (fdset_ < 0) give_state_file();
+// QEMU may still be writing to the file.
+void Machine::drop_unfinished_save() {
+  if (!saving_) return;
+  try {
+    finish_save();
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid && error.code() != Code::kUnsupported) throw;
+  }
+}
+
+void Machine::begin_save() {
+  prepare_save();
+  drop_unfinished_save();
   // QEMU writes where the shared offset stands, and neither rewinds nor truncates.
   if (::lseek(state_writer_.get(), 0, SEEK_SET) != 0 || ::ftruncate(state_writer_.get(), 0) != 0)
     throw_errno("cannot rewind the device state");
-  qmp_.call("xen-save-devices-state", {{"filename", fdset_path(fdset_)}, {"live", false}});
+  saving_ = qmp_.post(kSave, {{"filename", fdset_path(fdset_)}, {"live", false}});
+}
+
+std::vector<std::byte> Machine::finish_save() {
+  qmp_.take(std::exchange(saving_, std::nullopt).value(), kSave);
   struct stat info {};
   if (::fstat(state_file_.get(), &info) != 0) throw_errno("cannot measure the device state");
   if (info.st_size <= 0 || info.st_size > static_cast<off_t>(kDeviceStateMax)) {
@@ -185,12 +203,21 @@ void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string&
   if (disks.empty()) return;
   Json actions = Json::array();
   for (const auto& disk : disks) {
-    if (watch) actions.push_back({{"type", "block-dirty-bitmap-add"}, {"data", {{"node", disk.node}, {"name", kWatch}}}});
+    if (watch) {
+      const char* type = watching_ ? "block-dirty-bitmap-clear" : "block-dirty-bitmap-add";
+      actions.push_back({{"type", type}, {"data", {{"node", disk.node}, {"name", kWatch}}}});
+    }
   }
   for (const auto& disk : disks) {
     actions.push_back({{"type", "blockdev-snapshot-internal-sync"}, {"data", {{"device", disk.node}, {"name", tag}}}});
   }
-  qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
+  try {
+    qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
+  } catch (const Error& error) {
+    if (error.code() == Code::kInvalid) stop_watching(disks);  // perhaps somebody else removed a bitmap
+    throw;
+  }
+  watching_ |= watch;
 }
 
 bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {
@@ -207,6 +234,7 @@ bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {
 }
 
 void Machine::stop_watching(std::span<const DiskNode> disks) {
+  watching_ = false;
   for (const auto& disk : disks) try_call(qmp_, "block-dirty-bitmap-remove", {{"node", disk.node}, {"name", kWatch}});
 }
 

@@ -36,9 +36,12 @@ class Machine {
   void clean_up_load();
   void stop();    // returns when no vCPU runs and no device writes
   void resume();  // `cont`
-  // Non-RAM migration state as xen-save-devices-state (live:false) writes it. The guest must be stopped.
-  // The descriptor is given to QEMU once and used again.
-  std::vector<std::byte> save_device_state();
+  // Non-RAM migration state as xen-save-devices-state (live:false) writes it, in two halves: QEMU saves it while the caller
+  // copies memory. The guest must be stopped until the second one returns. The descriptor is given to QEMU once and used
+  // again: prepare_save() does that ahead of the stop.
+  void prepare_save();
+  void begin_save();
+  std::vector<std::byte> finish_save();
   // RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to their internal
   // snapshot `tag` in the same step. The guest must be stopped, and stays stopped. When it throws, device state and
   // disks are undefined, and it may be tried again.
@@ -50,7 +53,7 @@ class Machine {
   // before the call. The guest may run, and begin new ones.
   void drain_disks();
   // One internal snapshot of every listed disk, all or none, of one moment. With `watch`, written_since_snapshot() can
-  // tell afterwards whether that moment still stands.
+  // tell afterwards whether that moment still stands, until the next one or stop_watching().
   void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch);
   // Whether any of the disks may have been written since a snapshot_disks() with `watch`.
   bool written_since_snapshot(std::span<const DiskNode> disks);
@@ -59,7 +62,7 @@ class Machine {
   void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);  // missing: no error
 
  private:
-  void give_state_file();
+  void drop_unfinished_save();
   std::optional<std::string> wait_for_job(const std::string& id);
   void remove_fdsets(const char* opaque);
 
@@ -67,6 +70,8 @@ class Machine {
   Fd state_file_;    // read here
   Fd state_writer_;  // shares its offset with QEMU's descriptor
   int fdset_ = -1;
+  std::optional<std::uint64_t> saving_;  // what begin_save() posted
+  bool watching_ = false;
 };
 
 }  // namespace mhv::guest

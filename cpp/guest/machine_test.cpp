@@ -18,6 +18,7 @@ using testing::have_qemu;
 using testing::Memory;
 using testing::read_all;
 using testing::run;
+using testing::save;
 using testing::TempFolder;
 using testing::TestQemu;
 
@@ -78,7 +79,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
   machine.stop();
   EXPECT_FALSE(machine.running());
   fill_disk(qemu, "0x11");
-  const auto state = machine.save_device_state();
+  const auto state = save(machine);
   machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
@@ -118,7 +119,7 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
   machine.resume();
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
-  const auto state = machine.save_device_state();
+  const auto state = save(machine);
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
   const std::size_t sets = qemu.qmp().call("query-fdsets").size();
@@ -146,7 +147,11 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
 TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   TestQemu qemu(folder_, "a", {}, GetParam());
   const Ram ram = qemu.open_ram();
-  const auto state = Machine(qemu.qmp()).save_device_state();
+  std::vector<std::byte> state;
+  {
+    Machine former(qemu.qmp());
+    state = save(former);
+  }
   EXPECT_TRUE(qemu.qmp().call("query-fdsets").empty());
   const Fd left = Fd::memory("left");
   const int number = left.get();
@@ -154,7 +159,7 @@ TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   qemu.qmp().call("add-fd", {{"opaque", "nova-mhv device state"}}, std::span(&number, 1));
   qemu.qmp().call("blockdev-add", {{"driver", "null-co"}, {"node-name", "mhv-load"}, {"read-zeroes", true}});
   Machine machine(qemu.qmp());
-  EXPECT_EQ(machine.save_device_state().size(), state.size());
+  EXPECT_EQ(save(machine).size(), state.size());
   machine.load_device_state(state, qemu.machine(), "point", {});
   EXPECT_EQ(qemu.qmp().call("query-fdsets").size(), 1u);
 }
@@ -189,9 +194,15 @@ TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
   fill_disk(qemu, "0x22");
   machine.stop();
   EXPECT_TRUE(machine.written_since_snapshot(disks_));
+  machine.snapshot_disks(disks_, "next", true);
+  EXPECT_FALSE(machine.written_since_snapshot(disks_)) << "watched from the newest snapshot on";
   Machine(qemu.qmp()).stop_watching(disks_);
+  EXPECT_THROW(machine.snapshot_disks(disks_, "lost", true), Error) << "somebody else took the bitmap away";
+  machine.snapshot_disks(disks_, "again", true);
+  EXPECT_FALSE(machine.written_since_snapshot(disks_));
+  machine.stop_watching(disks_);
   machine.stop_watching(disks_);  // nothing watches: no error
-  const auto state = machine.save_device_state();
+  const auto state = save(machine);
   machine.load_device_state(state, qemu.machine(), "early", disks_);
   EXPECT_TRUE(disk_holds("0x11"));
 }
@@ -233,7 +244,7 @@ TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
   fill_disk(qemu, "0x11");
-  const auto state = machine.save_device_state();
+  const auto state = save(machine);
   machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   fill_disk(qemu, "0x22");
@@ -252,7 +263,7 @@ TEST_P(MachineTest, VideoMemoryIsNotChangedByALoad) {
   machine.resume();
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
-  const auto state = machine.save_device_state();
+  const auto state = save(machine);
   const auto memory = read_all(ram);
   machine.load_device_state(state, qemu.machine(), "point", {});
   EXPECT_EQ(put_back(ram, memory).writable, 0);

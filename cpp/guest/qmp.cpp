@@ -46,12 +46,17 @@ QmpMessage Qmp::read_message(Deadline deadline) {
   }
 }
 
-Qmp::Json Qmp::call(std::string_view command, const Json& arguments, std::span<const int> fds, std::chrono::milliseconds timeout) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout;
+std::uint64_t Qmp::post(std::string_view command, const Json& arguments, std::span<const int> fds, std::chrono::milliseconds timeout) {
   const std::uint64_t id = next_id_++;
   Json request{{"execute", command}, {"id", id}};
   if (!arguments.empty()) request["arguments"] = arguments;
-  sys::send_with_fds(socket_.get(), request.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n", fds, deadline);
+  sys::send_with_fds(socket_.get(), request.dump(-1, ' ', true, Json::error_handler_t::replace) + "\n", fds,
+                     std::chrono::steady_clock::now() + timeout);
+  return id;
+}
+
+Qmp::Json Qmp::take(std::uint64_t id, std::string_view command, std::chrono::milliseconds timeout) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
     QmpMessage message = read_message(deadline);
     if (message.kind == QmpKind::kGreeting || message.kind == QmpKind::kEvent) continue;
@@ -61,6 +66,10 @@ Qmp::Json Qmp::call(std::string_view command, const Json& arguments, std::span<c
       throw Error(Code::kInvalid, "QEMU refused " + std::string(command) + ": " + message.error_class + ": " + message.error_text);
     }
   }
+}
+
+Qmp::Json Qmp::call(std::string_view command, const Json& arguments, std::span<const int> fds, std::chrono::milliseconds timeout) {
+  return take(post(command, arguments, fds, timeout), command, timeout);
 }
 
 std::string Qmp::hmp(const std::string& command_line) {

@@ -26,6 +26,11 @@ class Qmp {
   // or when something else than QMP came.
   Json call(std::string_view command, const Json& arguments = Json::object(), std::span<const int> fds = {},
             std::chrono::milliseconds timeout = std::chrono::seconds(30));
+  // call() in two halves, for work beside QEMU's: the number that take() waits for. Replies have to be taken in the order of
+  // the posts; one that is never taken is stepped over.
+  std::uint64_t post(std::string_view command, const Json& arguments = Json::object(), std::span<const int> fds = {},
+                     std::chrono::milliseconds timeout = std::chrono::seconds(30));
+  Json take(std::uint64_t id, std::string_view command, std::chrono::milliseconds timeout = std::chrono::seconds(30));
   std::string hmp(const std::string& command_line);
   // Events seen while waiting for replies, in order; the caller may poll fd() and then call pump().
   void on_event(std::function<void(const Json&)> handler) { handler_ = std::move(handler); }

@@ -232,11 +232,9 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     live_ = to_live_guest(up, std::move(fds));
     live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
     lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
-    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_);
     finish_interrupted_work();
-    if (const std::size_t dropped = checkpoint::drop_orphan_snapshots(*live_, *store_); dropped > 0) {
-      spdlog::info("guest {} ({}): {} disk snapshots of unfinished or deleted checkpoints dropped", name_, guest_, dropped);
-    }
+    disk_points_ = std::make_unique<checkpoint::DiskPoints>(*live_, *store_);
+    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_);
   } catch (const Error& error) {
     if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
       spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
@@ -255,6 +253,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
 
 void Worker::guest_down(const std::string& reason) {
   checkpointer_.reset();
+  disk_points_.reset();
   lineage_.reset();
   live_.reset();
   held_.reset();
@@ -351,7 +350,7 @@ void Worker::remove(const std::string& id) {
   // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
   if (lineage_ && lineage_->base() == id) lineage_->lose();
   store_->remove(id);
-  if (live_) checkpoint::drop_disk_snapshots(*live_, info);
+  if (disk_points_) disk_points_->release(info);
   spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_, id);
   report(state_name_);
 }
@@ -416,12 +415,13 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
 
 void Worker::leave_guest() {
   state_.forget_base();
+  if (disk_points_) disk_points_->leave();
   if (live_) live_->tracker.detach();
 }
 
 protocol::Reply Worker::forget() {
-  if (live_) {
-    for (const store::CheckpointInfo& info : store_->list()) checkpoint::drop_disk_snapshots(*live_, info);
+  if (disk_points_) {
+    for (const store::CheckpointInfo& info : store_->list()) disk_points_->release(info);
   }
   store_->remove_all();
   leave_guest();

@@ -82,6 +82,7 @@ class Worker {
   // Engine thread only; the later use the earlier.
   std::unique_ptr<checkpoint::LiveGuest> live_;
   std::unique_ptr<checkpoint::Lineage> lineage_;
+  std::unique_ptr<checkpoint::DiskPoints> disk_points_;
   std::unique_ptr<checkpoint::Checkpointer> checkpointer_;
   std::optional<Holding> held_;
   std::uint64_t epoch_ = 0;

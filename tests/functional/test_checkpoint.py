@@ -1,5 +1,7 @@
 """A point in time of a running stock guest, and the way back to it."""
 
+import json
+
 import lab
 import pytest
 
@@ -199,3 +201,31 @@ def test_a_guest_that_gives_memory_back(guest, engine, host):
     guest.assert_whole()
     balloon(guest.ram_mib)
     guest.assert_whole()
+
+
+def test_checkpoints_share_the_point_of_a_disk_at_rest(guest, engine, host):
+    """And each still restores with it, as long as one of them is there."""
+
+    def snapshots():
+        info = json.loads(host.run("qemu-img", "info", "--output=json", "-U", guest.disk).stdout)
+        return {s["name"] for s in info.get("snapshots", [])}
+
+    def point(checkpoint):
+        return next(d["snapshot"] for d in checkpoint["disks"] if d["target"] == "vda")
+
+    guest.quiet()
+    first, second, third = (engine.create(guest.name) for _ in range(3))
+    assert point(first) == point(second) == point(third)
+    assert snapshots() == {point(first)}
+    guest.busy(100, pages=200)
+    fourth = engine.create(guest.name)
+    assert point(fourth) != point(first)
+    engine.delete(guest.name, first["id"])
+    engine.delete(guest.name, third["id"])
+    assert snapshots() == {point(second), point(fourth)}
+    engine.restore(guest.name, second["id"])
+    guest.assert_whole()
+    engine.restore(guest.name, fourth["id"])
+    guest.assert_whole()
+    engine.delete(guest.name, second["id"])
+    assert snapshots() == {point(fourth)}

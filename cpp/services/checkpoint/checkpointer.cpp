@@ -31,8 +31,8 @@ std::string new_uuid() {
                      b[7], b[8], b[9], fmt::join(b.begin() + 10, b.end(), ""));
 }
 
-Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage)
-    : guest_(guest), store_(store), state_(state), lineage_(lineage), staging_(guest.ram.pages(), 2048) {}
+Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points)
+    : guest_(guest), store_(store), state_(state), lineage_(lineage), disk_points_(disk_points), staging_(guest.ram.pages(), 2048) {}
 
 void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const StageFn& progress) {
   std::vector<std::byte> run(kStreamRunPages * kPageSize);
@@ -73,16 +73,30 @@ void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, cons
   todo.clear();
 }
 
-Checkpointer::Paused Checkpointer::stop_and_copy(PageSet& todo, DiskPoint& disks) {
+// QEMU saves its devices while the memory is copied here.
+void Checkpointer::stop_and_copy(PageSet& todo, DiskPoints::Attempt* disks, Paused& out) {
   Pause pause(guest_.machine, state_);
+  guest_.machine.begin_save();
   lineage_.gather_written(guest_.tracker, &todo);
   staging_.copy(guest_.ram, todo);
-  Paused out;
-  out.device_state = guest_.machine.save_device_state();
-  disks_were_busy_ = !disks.settle();
+  out.device_state = guest_.machine.finish_save();
+  if (disks != nullptr) disks->take_stopped();
   out.at_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   pause.resume();
-  out.pause_us = pause.microseconds();
+  out.pause_us += pause.microseconds();
+}
+
+// The disks' point is proved when the guest runs again. Where it was written in between, this moment is given up for a
+// later one, which has its point taken while the guest is stopped.
+Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
+  guest_.machine.prepare_save();
+  const bool early = disks.prepare();
+  Paused out;
+  stop_and_copy(todo, early ? nullptr : &disks, out);
+  if (early && !disks.held()) {
+    todo.clear();
+    stop_and_copy(todo, &disks, out);
+  }
   return out;
 }
 
@@ -104,9 +118,8 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   staging_.clear();
   PageSet todo = lineage_.begin(guest_.tracker);
   copy_while_running(todo, writer, progress);
-  DiskPoint disks(guest_, info);
-  if (!disks_were_busy_) disks.take_early();
-  const Paused paused = stop_and_copy(todo, disks);
+  DiskPoints::Attempt disks(disk_points_, info);
+  const Paused paused = pause_at_one_moment(todo, disks);
   info.created_ns = paused.at_ns;
   info.pause_us = paused.pause_us;
   std::uint64_t done = 0;
@@ -116,7 +129,7 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   }
   writer.put_device_state(paused.device_state);
   info = writer.commit(std::move(info));
-  disks.keep();
+  disks.commit();
   lineage_.saved(info.id);
   return info;
 }

@@ -28,7 +28,7 @@ std::string new_uuid();
 // One thread at a time. Everything given to the constructor outlives it.
 class Checkpointer {
  public:
-  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage);
+  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points);
 
   // The guest is stopped only for what was written during the copy before, the device state and the disks' snapshots.
   // Throws kNoSpace (nothing is lost, the next attempt holds these pages too), kGone, kCorrupt, kUnavailable.
@@ -42,14 +42,15 @@ class Checkpointer {
     std::int64_t at_ns = 0;
     std::uint64_t pause_us = 0;
   };
-  Paused stop_and_copy(PageSet& todo, DiskPoint& disks);
+  void stop_and_copy(PageSet& todo, DiskPoints::Attempt* disks, Paused& out);
+  Paused pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks);
 
   LiveGuest& guest_;
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
+  DiskPoints& disk_points_;
   Staging staging_;
-  bool disks_were_busy_ = false;  // an early point did not hold: the next one is not tried
 };
 
 }  // namespace mhv::checkpoint

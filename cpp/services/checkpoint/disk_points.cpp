@@ -3,24 +3,77 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <utility>
+
 namespace mhv::checkpoint {
 namespace {
 
 constexpr const char* kPrefix = "mhv-";
 
-void drop(LiveGuest& guest, const Disk& disk, const std::string& snapshot) noexcept {
-  try {
-    guest.machine.delete_disk_snapshot(disk.node, snapshot);
-  } catch (const std::exception& error) {
-    spdlog::warn("disk {} keeps snapshot {}: {}", disk.node.target, snapshot, error.what());
+// "": it has no disk with a point.
+std::string tag_in(const store::CheckpointInfo& info) {
+  for (const store::DiskInfo& disk : info.disks) {
+    if (!disk.snapshot.empty()) return disk.snapshot;
   }
+  return {};
 }
 
 }  // namespace
 
-DiskPoint::DiskPoint(LiveGuest& guest, store::CheckpointInfo& info) : guest_(guest), info_(info), tag_(kPrefix + info.id) {
-  if (!guest_.snapshot_disks) return;
+DiskPoints::DiskPoints(LiveGuest& guest, const store::Store& store) : guest_(guest) {
+  for (const store::CheckpointInfo& info : store.list()) {
+    if (const std::string tag = tag_in(info); !tag.empty()) ++users_[tag];
+  }
+  drop_orphans();
+}
+
+std::vector<guest::DiskNode> DiskPoints::nodes() const {
+  std::vector<guest::DiskNode> out;
   for (const Disk& disk : guest_.disks) {
+    if (disk.can_snapshot()) out.push_back(disk.node);
+  }
+  return out;
+}
+
+void DiskPoints::leave() {
+  guest_.machine.stop_watching(nodes());
+  newest_.clear();
+}
+
+void DiskPoints::drop_orphans() {
+  leave();
+  std::set<std::string> orphans;
+  for (const auto& [target, names] : disk_snapshots(guest_)) {
+    for (const std::string& name : names) {
+      if (name.starts_with(kPrefix) && !users_.contains(name)) orphans.insert(name);
+    }
+  }
+  for (const std::string& name : orphans) drop(name);
+  if (!orphans.empty()) spdlog::info("{} disk snapshots of unfinished or deleted checkpoints dropped", orphans.size());
+}
+
+void DiskPoints::drop(const std::string& tag) noexcept {
+  for (const guest::DiskNode& node : nodes()) {
+    try {
+      guest_.machine.delete_disk_snapshot(node, tag);
+    } catch (const std::exception& error) {
+      spdlog::warn("disk {} keeps snapshot {}: {}", node.target, tag, error.what());
+    }
+  }
+}
+
+void DiskPoints::release(const store::CheckpointInfo& info) noexcept {
+  const auto used = users_.find(tag_in(info));
+  if (used == users_.end() || --used->second > 0) return;
+  const std::string tag = used->first;
+  users_.erase(used);
+  if (newest_ == tag) newest_.clear();
+  drop(tag);
+}
+
+DiskPoints::Attempt::Attempt(DiskPoints& points, store::CheckpointInfo& info) : points_(points), info_(info) {
+  if (!points_.guest_.snapshot_disks) return;
+  for (const Disk& disk : points_.guest_.disks) {
     if (disk.read_only) continue;
     store::DiskInfo about{disk.node.target, disk.node.path, disk.node.format, "", ""};
     if (disk.can_snapshot()) {
@@ -30,69 +83,61 @@ DiskPoint::DiskPoint(LiveGuest& guest, store::CheckpointInfo& info) : guest_(gue
     }
     info_.disks.push_back(std::move(about));
   }
-  name_snapshots(tag_);
 }
 
-DiskPoint::~DiskPoint() {
-  try {
-    if (watching_) guest_.machine.stop_watching(nodes_);
-  } catch (const std::exception& error) {
-    spdlog::warn("a dirty bitmap stays on the guest's disks until the next attach: {}", error.what());
+DiskPoints::Attempt::~Attempt() {
+  for (const std::string& tag : taken_) {
+    if (committed_ && tag == points_.newest_) continue;
+    if (tag == points_.newest_) points_.newest_.clear();
+    points_.drop(tag);
   }
-  if (!superseded_.empty()) drop(superseded_);
-  if (state_ != State::kNone && !kept_) drop(tag_);
 }
 
-void DiskPoint::name_snapshots(const std::string& tag) {
-  tag_ = tag;
+void DiskPoints::Attempt::use(const std::string& tag) {
   for (store::DiskInfo& about : info_.disks) {
     if (about.note.empty()) about.snapshot = tag;
   }
 }
 
-void DiskPoint::take_early() {
-  if (nodes_.empty()) return;
-  guest_.machine.snapshot_disks(nodes_, tag_, true);
-  watching_ = true;
-  state_ = State::kEarly;
+void DiskPoints::Attempt::take() {
+  const std::string tag = kPrefix + info_.id + (taken_.empty() ? "" : "-late");
+  points_.newest_.clear();
+  points_.guest_.machine.snapshot_disks(nodes_, tag, true);
+  taken_.push_back(tag);
+  points_.newest_ = tag;
+  use(tag);
 }
 
-bool DiskPoint::settle() {
+bool DiskPoints::Attempt::written() const { return points_.guest_.machine.written_since_snapshot(nodes_); }
+
+bool DiskPoints::Attempt::prepare() {
   if (nodes_.empty()) return true;
-  if (state_ == State::kEarly) {
-    if (!guest_.machine.written_since_snapshot(nodes_)) {
-      state_ = State::kSettled;
-      return true;
-    }
-    superseded_ = tag_;
-    name_snapshots(tag_ + "-late");
-    state_ = State::kNone;
+  if (std::exchange(points_.was_busy_, false)) return false;
+  if (points_.newest_.empty() || written()) {
+    take();
+  } else {
+    use(points_.newest_);
   }
-  guest_.machine.snapshot_disks(nodes_, tag_, false);
-  state_ = State::kSettled;
-  return superseded_.empty();
+  return true;
 }
 
-void DiskPoint::drop(const std::string& tag) noexcept {
-  for (const Disk& disk : guest_.disks) {
-    if (disk.can_snapshot()) checkpoint::drop(guest_, disk, tag);
-  }
+void DiskPoints::Attempt::take_stopped() {
+  if (!nodes_.empty()) take();
+}
+
+bool DiskPoints::Attempt::held() {
+  points_.was_busy_ = !nodes_.empty() && written();
+  return !points_.was_busy_;
+}
+
+void DiskPoints::Attempt::commit() {
+  committed_ = true;
+  if (!nodes_.empty()) ++points_.users_[points_.newest_];
 }
 
 std::string disk_tag(const store::CheckpointInfo& info) {
-  for (const store::DiskInfo& disk : info.disks) {
-    if (!disk.snapshot.empty()) return disk.snapshot;
-  }
-  return kPrefix + info.id;
-}
-
-void drop_disk_snapshots(LiveGuest& guest, const store::CheckpointInfo& info) noexcept {
-  for (const store::DiskInfo& point : info.disks) {
-    if (point.snapshot.empty()) continue;
-    for (const Disk& disk : guest.disks) {
-      if (disk.node.target == point.target && disk.can_snapshot()) drop(guest, disk, point.snapshot);
-    }
-  }
+  const std::string tag = tag_in(info);
+  return tag.empty() ? kPrefix + info.id : tag;
 }
 
 std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest) {
@@ -109,26 +154,6 @@ std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest) {
     }
   }
   return out;
-}
-
-std::size_t drop_orphan_snapshots(LiveGuest& guest, const store::Store& store) {
-  std::set<std::string> known;
-  for (const store::CheckpointInfo& info : store.list()) known.insert(disk_tag(info));
-  std::vector<guest::DiskNode> nodes;
-  for (const Disk& disk : guest.disks) nodes.push_back(disk.node);
-  guest.machine.stop_watching(nodes);
-  const std::map<std::string, std::set<std::string>> present = disk_snapshots(guest);
-  std::size_t dropped = 0;
-  for (const Disk& disk : guest.disks) {
-    const auto found = present.find(disk.node.target);
-    if (found == present.end()) continue;
-    for (const std::string& name : found->second) {
-      if (!name.starts_with(kPrefix) || known.contains(name)) continue;
-      drop(guest, disk, name);
-      ++dropped;
-    }
-  }
-  return dropped;
 }
 
 }  // namespace mhv::checkpoint

@@ -154,6 +154,7 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
     state_.begin_restore(id, runs);
     try {
       result.pages_written = put_back(pages);
+      guest_.machine.stop_watching(disks);  // QEMU does not revert a disk that has a dirty bitmap
       guest_.machine.load_device_state(device_state, info.machine, disk_tag(info), disks);
       PageSet touched(guest_.ram.pages());
       lineage_.gather(guest_.tracker, &touched);
