@@ -21,6 +21,7 @@ mhv:services                          names of SERVICES, separated by commas  -
 mhv:checkpoint_interval_s             0 (on demand), or 0.025 to 86400        may lengthen, or 0
 mhv:checkpoint_keep                   1 to 10000                              may lower
 mhv:checkpoint_disks                  required, best-effort or none           -
+mhv:checkpoint_overhead_max           0.1 to 100 (percent)                    -
 ====================================  ======================================  ====================
 
 The image properties are named ``mhv_checkpoint_interval_s`` and
@@ -38,6 +39,8 @@ SERVICES = ("checkpoint",)
 DISK_POLICIES = ("required", "best-effort", "none")
 INTERVAL_S_MIN = 0.025
 INTERVAL_S_MAX = 86400.0
+OVERHEAD_MIN = 0.1
+OVERHEAD_MAX = 100.0
 KEEP_MIN = 1
 KEEP_MAX = 10000
 
@@ -52,12 +55,16 @@ class FlavorError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """``interval_s`` 0 takes no checkpoint by itself; ``keep`` counts the automatic ones."""
+    """``interval_s`` 0 takes no checkpoint by itself; ``keep`` counts the automatic ones.
+
+    ``overhead_max`` percent of the server's time is what automatic ones may cost: they come later rather than cost more.
+    """
 
     names: tuple[str, ...]
     interval_s: float = 0.0
     keep: int = 10
     disks: str = "required"
+    overhead_max: float = 10.0
 
 
 def _shown(value: str) -> str:
@@ -97,11 +104,19 @@ def parse_disks(value: str) -> str:
     return value
 
 
+def parse_overhead(value: str) -> float:
+    valid = f"{OVERHEAD_MIN:g} to {OVERHEAD_MAX:g} percent"
+    if not _NUMBER.fullmatch(value) or not OVERHEAD_MIN <= float(value) <= OVERHEAD_MAX:
+        raise FlavorError(f"{_shown(value)} is no share of the server's time; valid: {valid}")
+    return float(value)
+
+
 PARSERS: dict[str, Callable[[str], object]] = {
     "mhv:services": parse_names,
     "mhv:checkpoint_interval_s": parse_interval,
     "mhv:checkpoint_keep": parse_keep,
     "mhv:checkpoint_disks": parse_disks,
+    "mhv:checkpoint_overhead_max": parse_overhead,
 }
 
 
@@ -138,6 +153,7 @@ def parse(extra_specs: Mapping[str, str], image_properties: Mapping[str, str] | 
         "interval_s": specs.get("mhv:checkpoint_interval_s"),
         "keep": specs.get("mhv:checkpoint_keep"),
         "disks": specs.get("mhv:checkpoint_disks"),
+        "overhead_max": specs.get("mhv:checkpoint_overhead_max"),
     }
     asked = Services(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
     return _lowered(asked, image_properties or {})

@@ -90,7 +90,7 @@ class Guests:
 
     def _attach_once(self, uuid: str, wanted: flavor.Services) -> None:
         def attach() -> None:
-            self._call("attach", uuid, list(wanted.names), wanted.interval_s, wanted.keep, wanted.disks)
+            self._call("attach", uuid, list(wanted.names), wanted.interval_s, wanted.keep, wanted.disks, wanted.overhead_max)
 
         try:
             attach()
@@ -111,6 +111,7 @@ class Guests:
                 interval_s=options["checkpoint_interval_s"],
                 keep=options["checkpoint_keep"],
                 disks=options["checkpoint_disks"],
+                overhead_max=options["checkpoint_overhead_max"],
             )
         return None
 

@@ -29,13 +29,14 @@ mhv::protocol::Reply call(Client& client, mhv::protocol::Request request, const 
 }
 
 void attach(Client& client, const std::string& guest, const std::vector<std::string>& services, double interval_s, std::uint32_t keep,
-            const std::string& disks) {
+            const std::string& disks, double overhead_max) {
   mhv::protocol::Request request;
   auto& attach = *request.mutable_attach();
   attach.set_guest(guest);
   for (const std::string& service : services) attach.mutable_options()->add_services(service);
   attach.mutable_options()->set_checkpoint_interval_s(interval_s);
   attach.mutable_options()->set_checkpoint_keep(keep);
+  attach.mutable_options()->set_checkpoint_overhead_max(overhead_max);
   attach.mutable_options()->set_checkpoint_disks(mhv::client::parse_disk_policy(disks));
   call(client, std::move(request));
 }
@@ -163,7 +164,7 @@ PYBIND11_MODULE(_engine, module) {
       .def(py::init<std::string>(), py::arg("socket_path") = mhv::client::kDefaultSocket)
       .def_property_readonly("socket_path", &Client::socket_path)
       .def("attach", &attach, py::arg("guest"), py::arg("services"), py::arg("interval_s") = 0.0, py::arg("keep") = 0,
-           py::arg("disks") = "required")
+           py::arg("disks") = "required", py::arg("overhead_max") = 10.0)
       .def("detach", &detach, py::arg("guest"))
       .def("forget", &forget, py::arg("guest"))
       .def("hold", &hold, py::arg("guest"), py::arg("reason"), py::arg("timeout_s"))

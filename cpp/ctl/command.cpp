@@ -38,6 +38,7 @@ struct Options {
   std::string disks = "required";
   std::vector<std::string> services{"checkpoint"};
   double interval_s = 0;
+  double overhead_max = 10;
   double timeout_s = 600;
   std::uint32_t keep = 0;
   std::uint32_t limit = 0;
@@ -74,6 +75,7 @@ class Commands {
     attach.set_guest(options_.guest);
     for (const std::string& service : options_.services) attach.mutable_options()->add_services(service);
     attach.mutable_options()->set_checkpoint_interval_s(options_.interval_s);
+    attach.mutable_options()->set_checkpoint_overhead_max(options_.overhead_max);
     attach.mutable_options()->set_checkpoint_keep(options_.keep);
     attach.mutable_options()->set_checkpoint_disks(client::parse_disk_policy(options_.disks));
     call(std::move(request));
@@ -238,6 +240,10 @@ class CommandLine {
     CLI::App& attach = add(app_, "attach", "give a guest its services", &Commands::attach);
     attach.add_option("--service", options_.services, "service, may be repeated")->capture_default_str();
     attach.add_option("--interval-s,--interval", options_.interval_s, "seconds between automatic checkpoints; 0: on demand only");
+    attach
+        .add_option("--overhead-max", options_.overhead_max,
+                    "percent of the guest's time that these may cost; they come later rather than cost more")
+        ->capture_default_str();
     attach.add_option("--keep", options_.keep, "how many automatic checkpoints stay; 0: 10");
     attach.add_option("--disks", options_.disks, "required: refuse a guest with a disk that cannot be checkpointed; best-effort; none")
         ->check(CLI::IsMember({"required", "best-effort", "none"}))

@@ -28,9 +28,9 @@ std::string tenths(double value, const char* unit) {
 
 std::string pause_text(std::uint64_t microseconds) { return tenths(static_cast<double>(microseconds) / 1000, ""); }
 
-std::string seconds_text(double seconds) {
+std::string number_text(double number, const char* unit) {
   std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%g s", seconds);
+  std::snprintf(text.data(), text.size(), "%g %s", number, unit);
   return text.data();
 }
 
@@ -91,7 +91,8 @@ std::string status_details(const protocol::GuestStatus& guest) {
             {"state", guest.state()},
             {"message", guest.message()},
             {"services", join(options.services())},
-            {"interval", options.checkpoint_interval_s() > 0 ? seconds_text(options.checkpoint_interval_s()) : "on demand"},
+            {"interval", options.checkpoint_interval_s() > 0 ? number_text(options.checkpoint_interval_s(), "s") : "on demand"},
+            {"overhead", options.checkpoint_interval_s() > 0 ? "at most " + number_text(options.checkpoint_overhead_max(), "%") : ""},
             {"keep", options.checkpoint_keep() == 0 ? "10 (default)" : std::to_string(options.checkpoint_keep())},
             {"disks", client::disk_policy_name(options.checkpoint_disks())},
             {"accelerator", guest.accelerator()},

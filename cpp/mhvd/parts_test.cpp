@@ -49,6 +49,11 @@ TEST(Requests, LimitsOfAttach) {
   auto keep = attach_request();
   keep.mutable_attach()->mutable_options()->set_checkpoint_keep(kKeepMax + 1);
   EXPECT_FALSE(accepted(keep));
+  for (const double bad : {-1.0, 0.05, 100.5, std::nan("")}) {
+    auto request = attach_request();
+    request.mutable_attach()->mutable_options()->set_checkpoint_overhead_max(bad);
+    EXPECT_FALSE(accepted(request)) << bad;
+  }
   auto policy = attach_request();
   policy.mutable_attach()->mutable_options()->set_checkpoint_disks(static_cast<protocol::DiskPolicy>(9));
   EXPECT_FALSE(accepted(policy));

@@ -41,6 +41,10 @@ void check_options(const protocol::ServiceOptions& options) {
   }
   if (options.checkpoint_keep() > kKeepMax)
     throw Error(Code::kInvalid, "more than " + std::to_string(kKeepMax) + " checkpoints cannot be kept");
+  const double overhead = options.checkpoint_overhead_max();
+  if (!std::isfinite(overhead) || overhead < 0 || overhead > 100 || (overhead > 0 && overhead < kOverheadMinPercent)) {
+    throw Error(Code::kInvalid, "the share of the guest's time for checkpoints is out of range", "0.1 to 100 percent");
+  }
   if (!protocol::DiskPolicy_IsValid(options.checkpoint_disks()))
     throw Error(Code::kInvalid, "unknown disk policy", "required, best-effort or none");
 }

@@ -11,6 +11,7 @@ namespace mhv::mhvd {
 inline constexpr std::size_t kNameBytesMax = 255;
 inline constexpr double kIntervalMaxS = 30.0 * 86400;
 inline constexpr double kIntervalMinS = 0.02;
+inline constexpr double kOverheadMinPercent = 0.1;
 inline constexpr std::uint32_t kKeepMax = 10'000;
 inline constexpr double kHoldMaxS = 86400;
 

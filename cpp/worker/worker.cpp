@@ -11,6 +11,8 @@ namespace mhv::worker {
 namespace {
 
 constexpr std::uint32_t kListMax = 1000;
+constexpr double kOverheadMaxPercent = 10;
+constexpr std::chrono::nanoseconds kFaultCost{1000};  // what the first write to a protected page costs the guest
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
 
 std::unique_ptr<store::Store> open_store(const std::string& folder) {
@@ -73,7 +75,7 @@ void Worker::dispatch(Command command) {
       enqueue([this, options = command.message.options().options()] {
         options_ = options;
         if (live_) live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
-        next_automatic_ = options_.checkpoint_interval_s() > 0 ? Clock::now() : Clock::time_point::max();
+        start_pace();
       });
       break;
     case Kind::kRequest: dispatch(command.message.request(), std::move(command.fds)); break;
@@ -191,10 +193,10 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  if (next_automatic_ == Clock::time_point::max()) {
+  if (pace_.due() == checkpoint::Pace::kNever) {
     changed_.wait(lock, ready);
   } else {
-    changed_.wait_until(lock, next_automatic_, ready);
+    changed_.wait_until(lock, pace_.due(), ready);
   }
   if (!tasks_.empty()) {
     Task task = std::move(tasks_.front());
@@ -245,7 +247,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     throw;
   }
   epoch_ = store_->list().empty() ? 0 : store_->list().back().epoch;
-  if (options_.checkpoint_interval_s() > 0) next_automatic_ = Clock::now();
+  start_pace();
   spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
   report("attached");
@@ -257,7 +259,7 @@ void Worker::guest_down(const std::string& reason) {
   lineage_.reset();
   live_.reset();
   held_.reset();
-  next_automatic_ = Clock::time_point::max();
+  pace_ = {};
   if (!reason.empty()) {
     spdlog::info("guest {} ({}): {}", name_, guest_, reason);
     report("stopped", reason);
@@ -320,20 +322,33 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   return info;
 }
 
-void Worker::take_automatic_checkpoint() {
+void Worker::start_pace() {
+  pace_ = {};
+  if (!live_ || options_.checkpoint_interval_s() <= 0) return;
   const auto interval = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.checkpoint_interval_s()));
-  next_automatic_ = Clock::now() + interval;
-  if (!live_ || (held_ && Clock::now() < held_->until) || state_.phase() != checkpoint::RunState::Phase::kRunning) return;
-  if (!live_->machine.running()) return;
-  try {
-    create("", true, [](const char*, std::uint64_t, std::uint64_t) {});
-    thin_out();
-  } catch (const Error& error) {
-    if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
-    spdlog::error("guest {} ({}), epoch {}: no checkpoint: {}", name_, guest_, epoch_, error.what());
-    report("attached", fmt::format("the last automatic checkpoint failed: {}", error.what()));
-    next_automatic_ = Clock::now() + std::max<Clock::duration>(interval, std::chrono::seconds(1));
+  const double percent = options_.checkpoint_overhead_max() > 0 ? options_.checkpoint_overhead_max() : kOverheadMaxPercent;
+  pace_ = checkpoint::Pace(interval, percent / 100, Clock::now());
+}
+
+void Worker::take_automatic_checkpoint() {
+  const Clock::time_point began = Clock::now();
+  Clock::duration cost{};
+  bool failed = false;
+  const bool wanted = live_ && !(held_ && began < held_->until) && state_.phase() == checkpoint::RunState::Phase::kRunning;
+  if (wanted && live_->machine.running()) {
+    try {
+      const store::CheckpointInfo info = create("", true, [](const char*, std::uint64_t, std::uint64_t) {});
+      cost = std::chrono::microseconds(info.pause_us) + info.pages * kFaultCost;
+      thin_out();
+    } catch (const Error& error) {
+      if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
+      spdlog::error("guest {} ({}), epoch {}: no checkpoint: {}", name_, guest_, epoch_, error.what());
+      report("attached", fmt::format("the last automatic checkpoint failed: {}", error.what()));
+      failed = true;
+    }
   }
+  pace_.took(began, Clock::now(), cost);
+  if (failed) pace_.postpone(began + std::chrono::seconds(1));
 }
 
 void Worker::thin_out() {

@@ -15,6 +15,7 @@
 #include "checkpoint/export.h"
 #include "checkpoint/lineage.h"
 #include "checkpoint/live_guest.h"
+#include "checkpoint/pace.h"
 #include "checkpoint/rollback.h"
 #include "checkpoint/run_state.h"
 #include "store/store.h"
@@ -54,6 +55,7 @@ class Worker {
   void guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);
   void guest_down(const std::string& reason);
   void finish_interrupted_work();
+  void start_pace();
   void take_automatic_checkpoint();
   void thin_out();
   store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
@@ -86,7 +88,7 @@ class Worker {
   std::unique_ptr<checkpoint::Checkpointer> checkpointer_;
   std::optional<Holding> held_;
   std::uint64_t epoch_ = 0;
-  Clock::time_point next_automatic_ = Clock::time_point::max();
+  checkpoint::Pace pace_;
   std::string state_name_ = "stopped";
 
   std::mutex mutex_;

@@ -60,6 +60,7 @@ def guest(found: dict[str, Any]) -> dict[str, Any]:
         "checkpoint_interval_s": options["checkpoint_interval_s"],
         "checkpoint_keep": options["checkpoint_keep"],
         "checkpoint_disks": options["checkpoint_disks"],
+        "checkpoint_overhead_max": options["checkpoint_overhead_max"],
         "checkpoints": found["checkpoints"],
         "current_checkpoint_id": found["current"] or None,
         "ram_bytes": found["ram_bytes"],

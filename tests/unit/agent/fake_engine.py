@@ -86,6 +86,7 @@ class FakeEngine:
             "services": ["checkpoint"],
             "checkpoint_interval_s": 0.0,
             "checkpoint_keep": 10,
+            "checkpoint_overhead_max": 10.0,
             "checkpoint_disks": "required",
         }
         return [

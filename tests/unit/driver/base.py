@@ -34,6 +34,7 @@ MHV_SPECS = {
     "mhv:checkpoint_interval_s": "30",
     "mhv:checkpoint_keep": "20",
     "mhv:checkpoint_disks": "best-effort",
+    "mhv:checkpoint_overhead_max": "5",
 }
 
 
@@ -60,8 +61,8 @@ class FakeEngine:
         if name in self.fails:
             raise self.fails[name]
 
-    def attach(self, guest, services, interval_s=0.0, keep=0, disks="required"):
-        self._called("attach", guest, services, interval_s, keep, disks)
+    def attach(self, guest, services, interval_s=0.0, keep=0, disks="required", overhead_max=10.0):
+        self._called("attach", guest, services, interval_s, keep, disks, overhead_max)
         if self.guests.get(guest, {}).get("state") == "attached":
             raise engine_error("exists")
         self.guests[guest] = {
@@ -72,6 +73,7 @@ class FakeEngine:
                 "checkpoint_interval_s": interval_s,
                 "checkpoint_keep": keep,
                 "checkpoint_disks": disks,
+                "checkpoint_overhead_max": overhead_max,
             },
         }
 

@@ -29,7 +29,7 @@ class SpawnTest(base.DriverTestCase):
         instance = self.mhv_instance()
         self.spawn(instance)
         attached = [call for call in self.engine.calls if call[0] == "attach"]
-        self.assertEqual([("attach", instance.uuid, ["checkpoint"], 30.0, 20, "best-effort")], attached)
+        self.assertEqual([("attach", instance.uuid, ["checkpoint"], 30.0, 20, "best-effort", 5.0)], attached)
         self.assertTrue(domain_xml.enabled(self.domain(instance).XMLDesc(0)))
 
     def test_an_ordinary_flavor_never_reaches_the_engine(self):
@@ -76,7 +76,7 @@ class SpawnTest(base.DriverTestCase):
     def test_an_image_may_lower(self):
         instance = self.mhv_instance(system_metadata={"image_mhv_checkpoint_interval_s": "60"})
         self.spawn(instance)
-        self.assertIn(("attach", instance.uuid, ["checkpoint"], 60.0, 20, "best-effort"), self.engine.calls)
+        self.assertIn(("attach", instance.uuid, ["checkpoint"], 60.0, 20, "best-effort", 5.0), self.engine.calls)
 
     def test_an_image_may_not_raise(self):
         instance = self.mhv_instance(system_metadata={"image_mhv_checkpoint_interval_s": "1"})

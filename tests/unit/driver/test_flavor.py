@@ -23,6 +23,7 @@ FULL = {
     "mhv:checkpoint_interval_s": "0.025",
     "mhv:checkpoint_keep": "10000",
     "mhv:checkpoint_disks": "none",
+    "mhv:checkpoint_overhead_max": "2.5",
     "hw:cpu_policy": "shared",
     "trait:CUSTOM_MHV_CHECKPOINT": "required",
 }
@@ -34,7 +35,7 @@ def test_an_ordinary_flavor_asks_for_nothing():
 
 
 def test_every_value():
-    assert flavor.parse(FULL) == flavor.Services(("checkpoint",), 0.025, 10000, "none")
+    assert flavor.parse(FULL) == flavor.Services(("checkpoint",), 0.025, 10000, "none", 2.5)
 
 
 def test_defaults():
@@ -58,6 +59,9 @@ WRONG = [
     ("mhv:checkpoint_keep", "10001", "1 to 10000"),
     ("mhv:checkpoint_keep", "1.5", "1 to 10000"),
     ("mhv:checkpoint_disks", "some", "required, best-effort, none"),
+    ("mhv:checkpoint_overhead_max", "0", "0.1 to 100 percent"),
+    ("mhv:checkpoint_overhead_max", "101", "0.1 to 100 percent"),
+    ("mhv:checkpoint_overhead_max", "10%", "0.1 to 100 percent"),
     ("mhv:checkpoints", "1", "mhv:services, mhv:checkpoint_interval_s"),
     ("mhv:", "1", "mhv:services, mhv:checkpoint_interval_s"),
 ]
