@@ -21,6 +21,13 @@ Changed in what Nova wrote:
 * the balloon no longer reports free pages: what QEMU then gives back to the
   host changes without a trace that the engine could see.
 
+For frequent checkpoints also (``enable(..., lean=True)``), because QEMU saves
+1,024 queues of every virtio device in every pause, half a millisecond each:
+
+* no balloon;
+* on machine type ``pc``, network and disk without the virtio 1.0 interface,
+  which is what keeps that state; every driver knows the older one.
+
 A domain with that monitor is under services: ``enabled`` is the one mark that
 survives restarts of everything.
 """
@@ -44,19 +51,36 @@ def enabled(xml: str) -> bool:
     return _has_monitor(etree.fromstring(xml))
 
 
-def enable(xml: str, socket_path: str) -> str:
-    """The same domain, made fit for services; what it has of shared memory and the monitor stays as it is."""
+def enable(xml: str, socket_path: str, lean: bool = False) -> str:
+    """The same domain, made fit for services; what it has of shared memory and the monitor stays as it is.
+
+    ``lean`` changes devices: only for a domain that is about to boot.
+    """
     domain = etree.fromstring(xml)
     _share_memory(domain)
     for balloon in domain.iterfind("devices/memballoon[@freePageReporting]"):
         balloon.set("freePageReporting", "off")
     if not _has_monitor(domain):
         domain = _with_monitor(domain, socket_path)
+    if lean:
+        _make_lean(domain)
     return etree.tostring(domain, encoding="unicode", pretty_print=True)
 
 
 def _has_monitor(domain) -> bool:
     return any((arg.get("value") or "").startswith(_CHARDEV_START) for arg in domain.iterfind(f"{_COMMANDLINE}/{_ARG}"))
+
+
+def _make_lean(domain) -> None:
+    devices = domain.find("devices")
+    for balloon in devices.findall("memballoon"):
+        devices.remove(balloon)
+    etree.SubElement(devices, "memballoon", model="none")
+    machine = domain.find("os/type").get("machine") or "pc"
+    if machine == "pc" or machine.startswith("pc-i440fx"):
+        for device in ("virtio-net-pci", "virtio-blk-pci"):
+            for value in ("-global", f"{device}.disable-modern=on"):
+                etree.SubElement(domain.find(_COMMANDLINE), _ARG, value=value)
 
 
 def _share_memory(domain) -> None:

@@ -129,9 +129,10 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def _get_guest_xml(self, context, instance, network_info, disk_info, image_meta, rescue=None, *args, **kwargs):
         xml = super()._get_guest_xml(context, instance, network_info, disk_info, image_meta, rescue, *args, **kwargs)
-        if rescue or _wanted(instance) is None:
+        wanted = None if rescue else _wanted(instance)
+        if wanted is None:
             return xml
-        return domain_xml.enable(xml, self._qmp_path(instance))
+        return domain_xml.enable(xml, self._qmp_path(instance), lean=wanted.frequent)
 
     def _create_guest_with_network(self, context, xml, instance, *args, **kwargs):
         guest = super()._create_guest_with_network(context, xml, instance, *args, **kwargs)

@@ -39,6 +39,7 @@ SERVICES = ("checkpoint",)
 DISK_POLICIES = ("required", "best-effort", "none")
 INTERVAL_S_MIN = 0.025
 INTERVAL_S_MAX = 86400.0
+FREQUENT_S = 1.0
 OVERHEAD_MIN = 0.1
 OVERHEAD_MAX = 100.0
 KEEP_MIN = 1
@@ -65,6 +66,11 @@ class Services:
     keep: int = 10
     disks: str = "required"
     overhead_max: float = 10.0
+
+    @property
+    def frequent(self) -> bool:
+        """Whether every millisecond of a pause counts."""
+        return 0 < self.interval_s < FREQUENT_S
 
 
 def _shown(value: str) -> str:

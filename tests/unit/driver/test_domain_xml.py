@@ -81,3 +81,21 @@ def test_free_pages_are_not_reported():
     balloon = etree.fromstring(domain_xml.enable(xml, SOCKET)).find("devices/memballoon")
     assert balloon.get("freePageReporting") == "off"
     assert balloon.find("stats") is not None
+
+
+def _lean(machine):
+    xml = f"<domain><memory>1</memory><os><type machine='{machine}'>hvm</type></os><devices><memballoon model='virtio'/></devices></domain>"
+    return domain_xml.enable(xml, SOCKET, lean=True)
+
+
+def test_frequent_checkpoints_have_little_device_state():
+    for machine in ("pc", "pc-i440fx-10.0"):
+        xml = _lean(machine)
+        assert [dict(one.attrib) for one in etree.fromstring(xml).iterfind("devices/memballoon")] == [{"model": "none"}]
+        assert _arguments(xml)[4:] == ["-global", "virtio-net-pci.disable-modern=on", "-global", "virtio-blk-pci.disable-modern=on"]
+
+
+def test_pci_express_keeps_the_modern_interface():
+    xml = _lean("q35")
+    assert [dict(one.attrib) for one in etree.fromstring(xml).iterfind("devices/memballoon")] == [{"model": "none"}]
+    assert len(_arguments(xml)) == 4
