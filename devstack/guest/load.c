@@ -50,7 +50,7 @@ static void requests(uint64_t *random) {
       for (int at = 0; at < VALUE_BYTES; at += 8) sum += *(uint64_t *)(value + at);
       atomic_store(&read_sum, sum);
     } else {
-      memset(value, (int)r, VALUE_BYTES);
+      memset(value, (int)(r >> 16), VALUE_BYTES);
     }
   }
 }

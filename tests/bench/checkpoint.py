@@ -1,9 +1,11 @@
 """What a checkpoint costs a real guest, against the floor of the same run.
 
-usage: tests/bench/run checkpoint [--ram MIB] [--epochs N] [--pages N]
+usage: tests/bench/run checkpoint [--ram MIB] [--epochs N] [--pages N] [--seconds S]
 
-The guest rewrites about PAGES pages an epoch. The floor is what no checkpoint of stock QEMU can go below, measured on the
-same guest under the same load through the same kind of monitor: stop, device state, cont, and nothing else.
+The guest has the devices that the Nova driver gives a server with frequent checkpoints. The floor of a pause is what no
+checkpoint of stock QEMU can go below: stop, device state, cont, and nothing else, through a second monitor of the same
+guest, in turn with the checkpoints. What checkpoints cost the guest is counted by itself, in units of its own work
+per second of the host's clock.
 """
 
 import argparse
@@ -20,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "functional
 import lab  # noqa: E402
 
 EPOCH_S = 0.25
+LOADS = ("compile", "redis", "idle")
 
 
 def line(name, value, unit, floor=None):
@@ -32,16 +35,31 @@ def p(values, percent):
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-class Monitor:
-    """The guest's own QMP monitor, used directly while no engine is attached."""
+def number(checkpoint, key):
+    return int(checkpoint.get(key, 0))
 
-    def __init__(self, host, guest):
-        path = host.folder / f"root/run/nova-mhv/qmp/{guest.uuid}.sock"
+
+class Guest(lab.Guest):
+    """With a second monitor, for what is measured beside the engine."""
+
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        self.socket = f"/run/nova-mhv/qmp/{self.uuid}.bench"
+        self.arguments = ("-chardev", f"socket,id=bench,path={self.socket},server=on,wait=off", "-mon", "chardev=bench,mode=control")
+
+
+class Monitor:
+    """A guest's QMP monitor at `path` in the host."""
+
+    def __init__(self, host, path):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
+        self.socket.connect(str(host.folder / "root") + str(path))
         self.lines = self.socket.makefile("r")
         self.lines.readline()
         self.call("qmp_capabilities")
+        self.state = tempfile.TemporaryFile()
+        self.writer = open(f"/proc/self/fd/{self.state.fileno()}", "wb")
+        self.fdset = self.call("add-fd", fds=[self.writer.fileno()], opaque="bench")["fdset-id"]
 
     def call(self, command, fds=(), **arguments):
         text = json.dumps({"execute": command, "arguments": arguments}).encode()
@@ -53,97 +71,183 @@ class Monitor:
             if "return" in reply:
                 return reply["return"]
 
+    def pause_ms(self):
+        """Milliseconds of stop + device state + cont."""
+        self.writer.seek(0)
+        self.writer.truncate()
+        before = time.perf_counter()
+        self.call("stop")
+        self.call("xen-save-devices-state", filename=f"/dev/fdset/{self.fdset}", live=False)
+        self.call("cont")
+        return (time.perf_counter() - before) * 1000
+
     def close(self):
-        self.lines.close()
-        self.socket.close()
+        self.call("remove-fd", **{"fdset-id": self.fdset})
+        for one in (self.lines, self.socket, self.writer, self.state):
+            one.close()
 
 
-def floor_pauses(host, guest, count):
-    """Milliseconds of stop + device state + cont, `count` times at the rate of the epochs."""
-    monitor = Monitor(host, guest)
-    out = []
-    with tempfile.TemporaryFile() as state:
-        with open(f"/proc/self/fd/{state.fileno()}", "wb") as writer:
-            fdset = monitor.call("add-fd", fds=[writer.fileno()], opaque="floor")["fdset-id"]
-            for _ in range(count):
-                writer.seek(0)
-                writer.truncate()
-                time.sleep(EPOCH_S)
-                before = time.perf_counter()
-                monitor.call("stop")
-                monitor.call("xen-save-devices-state", filename=f"/dev/fdset/{fdset}", live=False)
-                monitor.call("cont")
-                out.append((time.perf_counter() - before) * 1000)
-            monitor.call("remove-fd", **{"fdset-id": fdset})
-    monitor.close()
-    return out
+class Bench:
+    def __init__(self, host, images, folder):
+        self.host, self.images, self.folder = host, images, folder
+        self.engine = lab.Engine(host)
+
+    def guest(self, ram_mib, mib, kind="lean"):
+        return Guest(self.host, self.images, self.folder / "guests", kind, mib=mib, ram_mib=ram_mib)
+
+    def epochs(self, guest, monitor, count, epoch_s=EPOCH_S):
+        """`count` checkpoints and floor pauses in turn, half of `epoch_s` apart: (checkpoints, floors in ms)."""
+        made, floors = [], []
+        for _ in range(count):
+            time.sleep(epoch_s / 2)
+            floors.append(monitor.pause_ms())
+            time.sleep(epoch_s / 2)
+            made.append(self.engine.create(guest.name))
+            if len(made) % 20 == 0:  # internal snapshots of the disk grow slower with their number
+                for old in made[-20:-1]:
+                    self.engine.delete(guest.name, old["id"])
+        return made, floors
+
+    def pauses(self, ram_mib, options):
+        """The report of an incremental checkpoint; returns the median pause in ms."""
+        guest = self.guest(ram_mib, 64).start()
+        try:
+            self.engine.attach(guest.name)
+            monitor = Monitor(self.host, guest.socket)
+            started = time.perf_counter()
+            first = self.engine.create(guest.name)
+            full_s = time.perf_counter() - started
+            guest.ask(f"rate {int(options.pages / EPOCH_S)}")
+            yield first, full_s
+            made, floors = self.epochs(guest, monitor, options.epochs)
+            monitor.close()
+            yield made, [number(c, "pause_us") / 1000 for c in made], floors
+            yield guest
+        finally:
+            guest.remove()
+
+    def growth(self, options):
+        """Pause with 16,000 dirty pages an epoch against that with 100."""
+        guest = self.guest(512, 256).start()
+        try:
+            self.engine.attach(guest.name)
+            self.engine.create(guest.name)
+            monitor = Monitor(self.host, guest.socket)
+            medians, pages = [], []
+            for rate, epoch_s, count in ((400, 0.25, options.epochs // 2), (8000, 2.2, options.epochs // 5)):
+                guest.ask(f"rate {rate}")
+                time.sleep(epoch_s)
+                made, _ = self.epochs(guest, monitor, count, epoch_s)
+                medians.append(p([number(c, "pause_us") / 1000 for c in made], 50))
+                pages.append(p([number(c, "pages") for c in made], 50))
+            monitor.close()
+            line("checkpoint.pause_growth", medians[1], "ms", medians[0])
+            line("checkpoint.pause_growth.dirty_pages", pages[1], "pages", pages[0])
+        finally:
+            guest.remove()
+
+    def work_per_s(self, guest, seconds):
+        def count():
+            return int(guest.ask("count", port=7001)), time.perf_counter()
+
+        before, began = count()
+        time.sleep(seconds)
+        after, ended = count()
+        return (after - before) / (ended - began)
+
+    def slowdown(self, options):
+        """The guest's own work a second, without over with 40 checkpoints a second; each load in turns of both."""
+        guest = self.guest(512, 16).start()
+        try:
+            for quiet in ("rate 0", "disk-rate 0", "verify 0"):
+                guest.ask(quiet)
+            ratios = []
+            for load in LOADS:
+                guest.ask(load, port=7001)
+                time.sleep(2)
+                without, beside, rates = [], [], []
+                for _ in range(options.turns):
+                    without.append(self.work_per_s(guest, options.seconds))
+                    self.engine.attach(guest.name, "--interval", "0.025", "--overhead-max", "100", "--keep", "20")
+                    time.sleep(2)
+                    epoch, began = number(self.engine.status(guest.name), "epoch"), time.perf_counter()
+                    beside.append(self.work_per_s(guest, options.seconds))
+                    rates.append((number(self.engine.status(guest.name), "epoch") - epoch) / (time.perf_counter() - began))
+                    last = self.engine.list(guest.name)[-1]
+                    self.engine.forget(guest.name)
+                value, floor = statistics.median(without), statistics.median(beside)
+                ratios.append(value / floor)
+                line(f"checkpoint.slowdown_40hz.{load}", value, "units/s", floor)
+                line(f"checkpoint.slowdown_40hz.{load}.rate", statistics.median(rates), "Hz", 40)
+                line(f"checkpoint.slowdown_40hz.{load}.pause", number(last, "pause_us") / 1000, "ms")
+                line(f"checkpoint.slowdown_40hz.{load}.dirty_pages", number(last, "pages"), "pages")
+            line("checkpoint.slowdown_40hz", statistics.median(ratios), "without/with", 1)
+        finally:
+            guest.remove()
+
+    def peers(self, guest, first, full_s, pause_ms):
+        """QEMU's own ways to save this guest; it is of no further use afterwards."""
+        saved_ms = self.virsh_save(guest)
+        line("checkpoint.full_vs_qemu.time_ms", full_s * 1000, "ms", saved_ms)
+        line("checkpoint.full_vs_qemu.pause_ms", number(first, "pause_us") / 1000, "ms", saved_ms)
+        monitor = Monitor(self.host, guest.socket)
+        before = time.perf_counter()
+        text = monitor.call("human-monitor-command", **{"command-line": "savevm bench"})
+        assert not text, text
+        line("checkpoint.vs_qemu.savevm_pause_ms", pause_ms, "ms", (time.perf_counter() - before) * 1000)
+        line("checkpoint.vs_qemu.mapped_ram_pause_ms", pause_ms, "ms", self.mapped_ram(monitor))
+
+    def mapped_ram(self, monitor):
+        """Downtime in ms of a migration to a file with mapped-ram."""
+        capabilities = [{"capability": name, "state": True} for name in ("mapped-ram", "multifd")]
+        monitor.call("migrate-set-capabilities", capabilities=capabilities)
+        target = self.folder / "guests/mapped"
+        target.touch()
+        target.chmod(0o666)
+        monitor.call("migrate", uri=f"file:{target}")
+        state = lab.wait_until("the migration to end", lambda: self._migrated(monitor))
+        target.unlink()
+        return number(state, "downtime")
+
+    @staticmethod
+    def _migrated(monitor):
+        state = monitor.call("query-migrate")
+        assert state["status"] != "failed", state
+        return state if state["status"] == "completed" else None
+
+    def virsh_save(self, guest):
+        """Milliseconds for which `virsh save` stops the guest: all of it, for the guest does not come back by itself."""
+        file = self.folder / "peer.save"
+        before = time.perf_counter()
+        self.host.virsh("save", guest.name, file)
+        took = (time.perf_counter() - before) * 1000
+        self.host.virsh("restore", file)
+        file.unlink()
+        return took
 
 
-def epochs(engine, guest, count):
-    """`count` incremental checkpoints, about EPOCH_S apart."""
-    made = []
-    for _ in range(count):
-        time.sleep(EPOCH_S)
-        made.append(engine.create(guest.name))
-        if len(made) % 20 == 0:  # internal snapshots of the disk grow slower with their number
-            for old in made[-20:-1]:
-                engine.delete(guest.name, old["id"])
-    return made
+def report(bench, options):
+    run = bench.pauses(options.ram, options)
+    first, full_s = next(run)
+    made, pauses, floors = next(run)
+    median = p(pauses, 50)
+    line("checkpoint.pause_ms_p50", median, "ms", p(floors, 50))
+    line("checkpoint.pause_ms_p99", p(pauses, 99), "ms", p(floors, 99))
+    line("checkpoint.dirty_pages_p50", p([number(c, "pages") for c in made], 50), "pages")
+    stored = sum(number(c, "ram_stored_bytes") for c in made)
+    line("checkpoint.bytes_per_dirty_page", stored / max(1, sum(number(c, "pages") for c in made)), "bytes", 4096)
+    bench.peers(next(run), first, full_s, median)
+    next(run, None)
 
+    run = bench.pauses(options.ram * 4, options)
+    next(run)
+    _, larger, floors = next(run)
+    line("checkpoint.pause_ms_p50_with_4x_ram", p(larger, 50), "ms", p(floors, 50))
+    line("checkpoint.pause_growth_with_untouched_ram", p(larger, 50), "ms", median)
+    run.close()
 
-def number(checkpoint, key):
-    return int(checkpoint.get(key, 0))
-
-
-def measure(host, images, folder, ram_mib, options):
-    """(pauses in ms, their floor in ms, checkpoints) of a guest with `ram_mib` of RAM."""
-    engine = lab.Engine(host)
-    guest = lab.Guest(host, images, folder, "memfd", mib=64, ram_mib=ram_mib).start()
-    try:
-        guest.ask(f"rate {int(options.pages / EPOCH_S)}")
-        floors = floor_pauses(host, guest, options.epochs // 2)
-        engine.attach(guest.name)
-        started = time.perf_counter()
-        first = engine.create(guest.name)
-        full_s = time.perf_counter() - started
-        made = epochs(engine, guest, options.epochs)
-        yield made, floors
-        yield first, full_s
-        yield engine, guest
-        engine.detach(guest.name)
-    finally:
-        guest.remove()
-
-
-def restores(engine, guest, count=10):
-    in_place = []
-    for _ in range(count):
-        made = engine.create(guest.name)
-        time.sleep(EPOCH_S)
-        in_place.append(number(engine.restore(guest.name, made["id"]), "pause_us") / 1000)
-        engine.delete(guest.name, made["id"])
-    return in_place
-
-
-def new_process(host, engine, guest, folder):
-    """Milliseconds from an exported checkpoint to a guest that runs in a new QEMU."""
-    made = engine.create(guest.name)
-    file = folder / "bench.save"
-    engine.export(guest.name, made["id"], file)
-    host.virsh("destroy", guest.name)
-    before = time.perf_counter()
-    host.virsh("restore", file)
-    return (time.perf_counter() - before) * 1000
-
-
-def virsh_save(host, guest, folder):
-    """Milliseconds for which `virsh save` stops the guest: all of it, for the guest does not come back by itself."""
-    file = folder / "peer.save"
-    before = time.perf_counter()
-    host.virsh("save", guest.name, file)
-    took = (time.perf_counter() - before) * 1000
-    host.virsh("restore", file)
-    return took
+    bench.growth(options)
+    bench.slowdown(options)
 
 
 def main():
@@ -151,6 +255,9 @@ def main():
     parser.add_argument("--ram", type=int, default=512, help="MiB of the guest (512); measured again with four times as much")
     parser.add_argument("--epochs", type=int, default=100, help="incremental checkpoints (100)")
     parser.add_argument("--pages", type=int, default=1000, help="pages rewritten an epoch (1000)")
+    parser.add_argument("--seconds", type=float, default=8, help="of a guest's work, with and without checkpoints (8)")
+    parser.add_argument("--turns", type=int, default=2, help="of both (2)")
+    parser.add_argument("--only", choices=["slowdown", "growth"], help="this part alone")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mhv-bench-", dir="/var/tmp") as name:
         folder = pathlib.Path(name)
@@ -161,38 +268,10 @@ def main():
         lab.subprocess.run([lab.TOP / "devstack/guest/build", images], check=True, stdout=lab.subprocess.DEVNULL)
         host.start()
         try:
-            report(host, images, folder, options)
+            bench = Bench(host, images, folder)
+            getattr(bench, options.only)(options) if options.only else report(bench, options)
         finally:
             host.stop()
-
-
-def report(host, images, folder, options):
-    run = measure(host, images, folder / "guests", options.ram, options)
-    made, floors = next(run)
-    pauses = [number(c, "pause_us") / 1000 for c in made]
-    line("checkpoint.pause_ms_p50", p(pauses, 50), "ms", p(floors, 50))
-    line("checkpoint.pause_ms_p99", p(pauses, 99), "ms", p(floors, 99))
-    line("checkpoint.dirty_pages_p50", p([number(c, "pages") for c in made], 50), "pages")
-    stored = sum(number(c, "ram_stored_bytes") for c in made)
-    line("checkpoint.bytes_per_dirty_page", stored / max(1, sum(number(c, "pages") for c in made)), "bytes", 4096)
-    first, full_s = next(run)
-    engine, guest = next(run)
-    line("restore.rollback_ms", p(restores(engine, guest), 50), "ms")
-    saved_ms = virsh_save(host, guest, folder)
-    engine.wait_state(guest.name, "attached")
-    line("checkpoint.full_vs_qemu.time_ms", full_s * 1000, "ms", saved_ms)
-    line("checkpoint.full_vs_qemu.pause_ms", number(first, "pause_us") / 1000, "ms", saved_ms)
-    line("restore.ms", new_process(host, engine, guest, folder), "ms")
-    next(run, None)
-
-    run = measure(host, images, folder / "guests", options.ram * 4, options)
-    made, larger_floors = next(run)
-    larger = [number(c, "pause_us") / 1000 for c in made]
-    line("checkpoint.pause_ms_p50_with_4x_ram", p(larger, 50), "ms", p(larger_floors, 50))
-    line("checkpoint.pause_growth_with_untouched_ram", p(larger, 50), "ms", p(pauses, 50))
-    next(run)
-    next(run)
-    next(run, None)
 
 
 if __name__ == "__main__":

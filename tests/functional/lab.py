@@ -208,9 +208,11 @@ class Guest:
     anon    anonymous RAM and libvirt's monitor alone, as plain libvirt defines them
     smp     memfd with 2 vCPUs          vga   memfd with a standard VGA          uefi  q35, OVMF in pflash, NVRAM
     raw     memfd with a raw disk
+    lean    memfd with the devices that the Nova driver gives a server with frequent checkpoints
     """
 
     numbers = iter(range(10, 250))
+    arguments = ()  # more of QEMU's command line, for guests with a monitor of their own
 
     def __init__(self, host, images, folder, kind="memfd", mib=32, ram_mib=128):
         self.host, self.kind, self.mib, self.ram_mib = host, kind, mib, ram_mib
@@ -245,6 +247,12 @@ class Guest:
     <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
     <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>{self.folder}/nvram.fd</nvram>"""
 
+    def _arguments(self):
+        values = list(self.arguments)
+        if self.kind == "lean":
+            values += ["-global", "virtio-net-pci.disable-modern=on", "-global", "virtio-blk-pci.disable-modern=on"]
+        return "\n".join(f"    <qemu:arg value='{value}'/>" for value in values)
+
     def xml(self):
         shared = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
         monitor = f"""
@@ -253,6 +261,7 @@ class Guest:
     <qemu:arg value='socket,id=mhv,path=/run/nova-mhv/qmp/{self.uuid}.sock,server=on,wait=off'/>
     <qemu:arg value='-mon'/>
     <qemu:arg value='chardev=mhv,mode=control'/>
+{self._arguments()}
   </qemu:commandline>"""
         return f"""
 <domain type='{VIRT}' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
@@ -283,6 +292,7 @@ class Guest:
     </interface>
     <serial type='file'><source path='{self.console_log}' append='on'/></serial>
     <video><model type='{"vga" if self.kind == "vga" else "none"}'/></video>
+    {"<memballoon model='none'/>" if self.kind == "lean" else ""}
   </devices>{monitor if self.own_monitor else ""}
 </domain>"""
 
@@ -323,12 +333,12 @@ class Guest:
     def console(self):
         return self.console_log.read_text(errors="replace") if self.console_log.exists() else ""
 
-    def ask(self, line, timeout=60.0, host=None):
-        """One command to port 7000 on a connection of its own; the answer without its "ok". Retries until `timeout`."""
+    def ask(self, line, timeout=60.0, host=None, port=7000):
+        """One command to `port` (7000: selfcheck, 7001: load), and its answer without the "ok". Retries until `timeout`."""
         deadline = time.monotonic() + timeout * SLOW
         while True:
             try:
-                answer = self._ask_once(line, host or self.host)
+                answer = self._ask_once(line, host or self.host, port)
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -338,8 +348,8 @@ class Guest:
             raise LookupError(answer)
         return answer.removeprefix("ok").strip()
 
-    def _ask_once(self, line, host):
-        with host.connect(self.ip, 7000, 3) as link:
+    def _ask_once(self, line, host, port):
+        with host.connect(self.ip, port, 3) as link:
             link.settimeout(20)
             link.sendall(line.encode() + b"\n")
             answer = b""
