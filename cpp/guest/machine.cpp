@@ -85,6 +85,16 @@ bool Machine::running() {
   return text_of(status, "status") == "running";
 }
 
+bool Machine::has_balloon() {
+  for (const char* where : {"/machine/peripheral", "/machine/peripheral-anon"}) {
+    for (const auto& device : qmp_.call("qom-list", {{"path", where}})) {
+      const std::string type = text_of(device, "type");
+      if (type.find("balloon") != std::string::npos || type.find("virtio-mem") != std::string::npos) return true;
+    }
+  }
+  return false;
+}
+
 bool Machine::balloon_inflated() {
   try {
     const Json all = qmp_.call("query-memory-size-summary");

@@ -31,6 +31,7 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
 
   bool running();           // query-status
+  bool has_balloon();       // or another device by which the guest gives memory back
   bool balloon_inflated();  // the guest has given memory back, and not taken it again
   // Waits for, and removes, what a load that was cut off left in QEMU.
   void clean_up_load();

@@ -207,6 +207,15 @@ TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
   EXPECT_TRUE(disk_holds("0x11"));
 }
 
+TEST_P(MachineTest, KnowsWhetherTheGuestCanGiveMemoryBack) {
+  TestQemu without(folder_, "a", {}, GetParam());
+  EXPECT_FALSE(Machine(without.qmp()).has_balloon());
+  for (const char* device : {"virtio-balloon-pci,id=balloon0", "virtio-balloon-pci"}) {
+    TestQemu with(folder_, "b", {"-device", device}, GetParam());
+    EXPECT_TRUE(Machine(with.qmp()).has_balloon());
+  }
+}
+
 // Requests that a slow disk has not answered write guest memory later, behind the back of page tables.
 TEST_P(MachineTest, DrainWaitsForRequestsUnderWay) {
   auto arguments = with_disk();

@@ -117,7 +117,7 @@ std::vector<PageRange> Tracker::collect(bool unmapped_too) {
   return found;
 }
 
-std::vector<PageRange> Tracker::collect() { return collect(true); }
+std::vector<PageRange> Tracker::collect() { return collect(!pages_stay_); }
 
 std::vector<PageRange> Tracker::collect_written() { return collect(false); }
 
@@ -125,7 +125,7 @@ void Tracker::reset() {
   unsure_ = true;
   for (std::size_t i = 0; i < ram_.blocks().size(); ++i) {
     written(ram_.blocks()[i]);
-    mapped_[i] = mapped(ram_.blocks()[i]);
+    if (!pages_stay_) mapped_[i] = mapped(ram_.blocks()[i]);
   }
   check_alive();
   unsure_ = false;

@@ -116,6 +116,17 @@ TEST_P(TrackerTest, ReturnsEachWrittenPageOnce) {
   EXPECT_THAT(tracker.collect(), ElementsAre(pages(8, 1)));
 }
 
+TEST_P(TrackerTest, WhereNothingIsGivenBackWritesAreAllThatIsLookedFor) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.pages_stay();
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(0, kPages)));
+  write(7);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(7, 1)));
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+}
+
 TEST_P(TrackerTest, FirstCollectReturnsEverything) {
   const auto block = ram();
   write(5);

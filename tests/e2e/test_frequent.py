@@ -53,13 +53,13 @@ def test_forty_checkpoints_a_second_of_a_tenants_server(admin, servers):
     server.assert_sound()
     (point,) = listed(server)[-1:]
     server.set("here", "later")
-    wait_for("all checkpoints", lambda: taken(server) >= half + EPOCHS // 2, 900)
+    wait_for("all checkpoints", lambda: taken(server) >= half + min(EPOCHS // 2, 8000), 900)
     assert server.status() == "ACTIVE", "Nova never sees the pauses"
 
     found = listed(server)
     assert len({c["id"] for c in found}) == len(found)
     assert point["id"] in {c["id"] for c in found}
-    assert {c["status"] for c in found} == {"available"}
+    assert {c["state"] for c in found} == {"available"}
     server.restore(point["id"])
     server.wait_answer()
     assert server.get("here") == "halfway"

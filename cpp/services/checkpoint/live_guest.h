@@ -29,6 +29,7 @@ struct LiveGuest {
   LiveGuest(guest::Ram ram_, guest::Qmp qmp_, Fd uffd, Fd pagemap, bool fresh, bool kvm)
       : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
     qmp.on_event([this](const guest::Qmp::Json& event) { gave_memory_back_ |= event.value("event", "") == "BALLOON_CHANGE"; });
+    if (!machine.has_balloon()) tracker.pages_stay();
     gave_memory_back_ |= !fresh && machine.balloon_inflated();  // perhaps while nobody listened
   }
 

@@ -24,6 +24,9 @@ TEST(LiveGuest, RemembersThatTheBalloonMovedUntilAsked) {
   std::array<int, 2> ends{};
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
   const Fd qemu = Fd::own(ends[0]);
+  const std::string devices = R"({"return":[{"name":"b","type":"child<virtio-balloon-pci>"}],"id":1})"
+                              "\n";
+  ASSERT_EQ(::write(qemu.get(), devices.data(), devices.size()), static_cast<ssize_t>(devices.size()));
   {
     guest::Ram ram({guest::RamBlock{"a", {reinterpret_cast<std::uintptr_t>(at)}, kBytes, false, false, 0, -1, {}}}, {});
     LiveGuest live(std::move(ram), guest::Qmp(Fd::own(ends[1]), true), std::move(uffd), Fd::open("/proc/self/pagemap", O_RDONLY), true,
