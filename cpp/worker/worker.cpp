@@ -31,6 +31,7 @@ Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& r
     : control_(control),
       guest_(start.guest()),
       name_(start.name()),
+      store_path_(start.store_path()),
       options_(start.options()),
       state_(run_state),
       store_(open_store(start.store_path())) {
@@ -58,6 +59,11 @@ int Worker::serve() {
 void Worker::dispatch(Command command) {
   using Kind = protocol::WorkerCommand;
   switch (command.message.body_case()) {
+    case Kind::kMemoryUp:
+      enqueue([this, up = command.message.memory_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] {
+        memory_up(up, *fds);
+      });
+      break;
     case Kind::kGuestUp:
       enqueue([this, up = command.message.guest_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] {
         guest_up(up, std::move(*fds));
@@ -118,6 +124,7 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
     case Kind::kRelease:
       enqueue(request, [this] {
         held_.reset();
+        on_fill_change();
         if (live_) report("attached");
         protocol::Reply reply;
         reply.mutable_done();
@@ -191,10 +198,12 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  if (next_automatic_ == Clock::time_point::max()) {
+  // A fill that has to wait for the end of a hold ends then.
+  const Clock::time_point until = filler_ && filler_->filled() && held_ ? std::min(next_automatic_, held_->until) : next_automatic_;
+  if (until == Clock::time_point::max()) {
     changed_.wait(lock, ready);
   } else {
-    changed_.wait_until(lock, next_automatic_, ready);
+    changed_.wait_until(lock, until, ready);
   }
   if (!tasks_.empty()) {
     Task task = std::move(tasks_.front());
@@ -202,6 +211,7 @@ std::optional<Worker::Task> Worker::next_task() {
     return task;
   }
   if (closing_) return std::nullopt;
+  if (filler_) return [this] { on_fill_change(); };
   return [this] { take_automatic_checkpoint(); };
 }
 
@@ -215,6 +225,7 @@ void Worker::run() {
       give_up(Error(Code::kInternal, error.what()));
     }
   }
+  fill_before_exit();
 }
 
 void Worker::give_up(const Error& error) {
@@ -225,10 +236,12 @@ void Worker::give_up(const Error& error) {
 }
 
 void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
-  guest_down("");
+  drop_live();
   report("attaching");
   state_.bind(up.qemu_pid(), up.qemu_start_time());
   try {
+    memory_.emplace(to_missing_pages(up, fds));
+    if (!filler_ && !state_.filling().empty()) memory_up(up, fds);
     live_ = to_live_guest(up, std::move(fds));
     live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
     lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
@@ -240,7 +253,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   } catch (const Error& error) {
     if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
       spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
-      guest_down("");
+      drop_live();
       report("failed", fmt::format("{}{}{}", error.what(), error.hint().empty() ? "" : "; ", error.hint()));
       return;
     }
@@ -250,15 +263,23 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   if (options_.checkpoint_interval_s() > 0) next_automatic_ = Clock::now();
   spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
+  if (filler_) filler_->prefetch();
   report("attached");
 }
 
-void Worker::guest_down(const std::string& reason) {
+// What waits for a page is served on.
+void Worker::drop_live() {
   checkpointer_.reset();
   lineage_.reset();
   live_.reset();
+  memory_.reset();
   held_.reset();
   next_automatic_ = Clock::time_point::max();
+}
+
+void Worker::guest_down(const std::string& reason) {
+  drop_live();
+  filler_.reset();
   if (!reason.empty()) {
     spdlog::info("guest {} ({}): {}", name_, guest_, reason);
     report("stopped", reason);
@@ -275,8 +296,7 @@ void Worker::finish_interrupted_work() {
     live_->machine.clean_up_load();  // before anything is put back: it may still run
     const std::string id = state_.target();
     spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
-    checkpoint::Rollback(*live_, *store_, state_, *lineage_)
-        .run(id, state_.runs_after_restore(), [](const char*, std::uint64_t, std::uint64_t) {});
+    checkpoint::Rollback(*live_, *store_, state_, *lineage_, filler_.get()).run(id, state_.runs_after_restore(), no_progress);
   }
 }
 
@@ -289,7 +309,7 @@ checkpoint::LiveGuest& Worker::live(const char* for_what) {
 }
 
 void Worker::refuse_while_held() const {
-  if (held_ && Clock::now() < held_->until) {
+  if (is_held()) {
     throw Error(Code::kBusy, fmt::format("guest {} is held for {}", name_, held_->reason),
                 "try again when that is over, or: mhvctl release " + name_);
   }
@@ -313,6 +333,7 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
     throw Error(Code::kBusy, "a restore of " + state_.target() + " did not finish; the guest is stopped between two moments",
                 "restore a checkpoint again, or restart the guest");
   }
+  fill_first(progress);
   const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_}, progress);
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
@@ -324,10 +345,10 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
 void Worker::take_automatic_checkpoint() {
   const auto interval = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.checkpoint_interval_s()));
   next_automatic_ = Clock::now() + interval;
-  if (!live_ || (held_ && Clock::now() < held_->until) || state_.phase() != checkpoint::RunState::Phase::kRunning) return;
+  if (!live_ || is_held() || filler_ || state_.phase() != checkpoint::RunState::Phase::kRunning) return;
   if (!live_->machine.running()) return;
   try {
-    create("", true, [](const char*, std::uint64_t, std::uint64_t) {});
+    create("", true, no_progress);
     thin_out();
   } catch (const Error& error) {
     if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
@@ -348,6 +369,7 @@ void Worker::thin_out() {
 
 void Worker::remove(const std::string& id) {
   const store::CheckpointInfo info = store_->get(id);
+  if (filler_ && filler_->checkpoint() == id) fill_first(no_progress);
   // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
   if (lineage_ && lineage_->base() == id) lineage_->lose();
   store_->remove(id);
@@ -371,10 +393,9 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   refuse_while_held();
   const store::CheckpointInfo info = store_->get(id);
   report("restoring", "restoring checkpoint " + id);
-  const bool resume = state_.phase() == checkpoint::RunState::Phase::kRestoring && state_.runs_after_restore();
   checkpoint::RollbackResult result;
   try {
-    result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, resume, progress_of(request.id()));
+    result = roll_back(request.checkpoint_restore(), progress_of(request.id()));
   } catch (const Error& error) {
     const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
     report(stopped ? "failed" : "attached",
@@ -390,7 +411,7 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   *out.mutable_checkpoint() = to_protocol(info, guest_, id);
   out.set_pages_written(result.pages_written);
   out.set_pause_us(result.pause_us);
-  out.set_in_place(true);
+  out.set_in_place(!request.checkpoint_restore().new_process());
   return reply;
 }
 
@@ -415,11 +436,13 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
 }
 
 void Worker::leave_guest() {
+  fill_first(no_progress);
   state_.forget_base();
   if (live_) live_->tracker.detach();
 }
 
 protocol::Reply Worker::forget() {
+  fill_first(no_progress);
   if (live_) {
     for (const store::CheckpointInfo& info : store_->list()) checkpoint::drop_disk_snapshots(*live_, info);
   }
@@ -456,6 +479,7 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_store_bytes(store_->bytes_on_disk());
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());
+  if (filler_) out.set_filling(filler_->checkpoint());
   control_.send(report);
 }
 
