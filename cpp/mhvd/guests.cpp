@@ -164,7 +164,6 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
   auto guest = find(name_or_uuid);
   const std::string uuid = guest->uuid();
   const Turn turn(*this, uuid);
-  refuse_while_filling(*guest);
   if (guest->phase() == Guest::Phase::kUp) {
     // Its disks hold snapshots, which only a running guest can give back.
     protocol::Request request;
