@@ -103,6 +103,7 @@ std::string status_details(const protocol::GuestStatus& guest) {
             {"epoch", std::to_string(guest.epoch())},
             {"checkpoints", std::to_string(guest.checkpoints())},
             {"current", guest.current()},
+            {"filling", guest.filling()},
             {"stored", bytes_text(guest.store_bytes())},
             {"qemu pid", guest.qemu_pid() == 0 ? "" : std::to_string(guest.qemu_pid())},
             {"worker pid", guest.worker_pid() == 0 ? "" : std::to_string(guest.worker_pid())},

@@ -51,6 +51,18 @@ Ram::Ram(std::vector<RamBlock> blocks, std::vector<Fd> fds) : blocks_(std::move(
   pages_ = static_cast<std::uint32_t>(pages);
 }
 
+Ram Ram::duplicate() const {
+  std::vector<RamBlock> blocks = blocks_;
+  std::vector<Fd> fds;
+  for (const Fd& fd : fds_) {
+    fds.push_back(fd ? fd.duplicate() : Fd());
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      if (fd && blocks_[i].fd == fd.get()) blocks[i].fd = fds.back().get();
+    }
+  }
+  return Ram(std::move(blocks), std::move(fds));
+}
+
 const RamBlock& Ram::block_of(PageNo page) const {
   if (page.value >= pages_) throw Error(Code::kInvalid, "page " + std::to_string(page.value) + " is beyond the guest's RAM");
   const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), page, [](PageNo p, const RamBlock& b) { return p < b.first; });

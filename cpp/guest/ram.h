@@ -53,6 +53,9 @@ class Ram {
   // `fds` are kept open as long as the Ram lives; RamBlock::fd is one of their numbers.
   Ram(std::vector<RamBlock> blocks, std::vector<Fd> fds);
 
+  // The same memory, with descriptors of its own.
+  Ram duplicate() const;
+
   std::span<const RamBlock> blocks() const { return blocks_; }
   std::uint32_t pages() const { return pages_; }
   std::uint64_t bytes() const { return std::uint64_t{pages_} * kPageSize; }

@@ -20,7 +20,8 @@ constexpr std::uint64_t kFeatures =
 constexpr int kRetriesMax = 1000;
 constexpr std::size_t kRegionsPerScan = 2048;
 
-// Repeats what the kernel asks to repeat: EINTR, and EAGAIN while QEMU is changing its mappings.
+}  // namespace
+
 int ioctl_again(int fd, unsigned long request, void* argument) {
   int result = -1;
   for (int i = 0; i < kRetriesMax; ++i) {
@@ -30,12 +31,11 @@ int ioctl_again(int fd, unsigned long request, void* argument) {
   return result;
 }
 
-[[noreturn]] void throw_uffd(const char* what) {
+void throw_uffd(const char* what) {
   if (errno == ESRCH) throw Error(Code::kGone, std::string(what) + ": the guest's QEMU has ended");
+  if (errno == ENOMEM) throw Error(Code::kNoSpace, std::string(what) + ": the host is out of memory", "free some memory");
   throw_errno(what);
 }
-
-}  // namespace
 
 void uffd_handshake(int uffd) {
   abi::UffdApi api{abi::kUffdApi, kFeatures, 0};

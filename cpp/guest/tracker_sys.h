@@ -21,6 +21,11 @@ enum class Select {
   kPresentOrSwapped,  // a swap entry, a migration entry or a marker
 };
 
+// Repeats what the kernel asks to repeat: EINTR, and EAGAIN while QEMU is changing its mappings.
+int ioctl_again(int fd, unsigned long request, void* argument);
+// Of errno after a call on a userfaultfd: kGone when QEMU ended, kNoSpace when the host has no memory.
+[[noreturn]] void throw_uffd(const char* what);
+
 // kUnsupported when the kernel lacks a feature.
 void uffd_handshake(int uffd);
 void uffd_register(int uffd, HostVirt start, std::uint64_t bytes);

@@ -19,8 +19,12 @@ inline constexpr std::uint64_t kFeatureWpHugetlbfsShmem = 1u << 12;
 inline constexpr std::uint64_t kFeatureWpUnpopulated = 1u << 13;
 inline constexpr std::uint64_t kFeatureWpAsync = 1u << 15;
 
+inline constexpr std::uint64_t kRegisterModeMissing = 1u << 0;
 inline constexpr std::uint64_t kRegisterModeWp = 1u << 1;
+inline constexpr std::uint64_t kRegisterModeMinor = 1u << 2;
 inline constexpr std::uint64_t kWriteprotectModeWp = 1u << 0;
+inline constexpr std::uint64_t kCopyModeWp = 1u << 1;
+inline constexpr std::uint8_t kEventPagefault = 0x12;
 
 struct UffdApi {
   std::uint64_t api, features, ioctls;
@@ -44,13 +48,30 @@ struct UffdWriteprotect {
 };
 static_assert(sizeof(UffdWriteprotect) == 24 && offsetof(UffdWriteprotect, mode) == 16);
 
+struct UffdCopy {
+  std::uint64_t dst, src, len, mode;
+  std::int64_t copy;  // bytes copied, or a negative errno
+};
+static_assert(sizeof(UffdCopy) == 40 && offsetof(UffdCopy, mode) == 24 && offsetof(UffdCopy, copy) == 32);
+
+// What a read gives. Of the events only page faults are asked for.
+struct UffdMessage {
+  std::uint8_t event, reserved1;
+  std::uint16_t reserved2;
+  std::uint32_t reserved3;
+  std::uint64_t fault_flags, fault_address, fault_thread;
+};
+static_assert(sizeof(UffdMessage) == 32 && offsetof(UffdMessage, fault_address) == 16);
+
 inline constexpr unsigned long kIoctlNewUffd = _IO(0xaa, 0x00);  // on /dev/userfaultfd
 inline constexpr unsigned long kIoctlApi = _IOWR(0xaa, 0x3f, UffdApi);
 inline constexpr unsigned long kIoctlRegister = _IOWR(0xaa, 0x00, UffdRegister);
 inline constexpr unsigned long kIoctlUnregister = _IOR(0xaa, 0x01, UffdRange);
+inline constexpr unsigned long kIoctlWake = _IOR(0xaa, 0x02, UffdRange);
+inline constexpr unsigned long kIoctlCopy = _IOWR(0xaa, 0x03, UffdCopy);
 inline constexpr unsigned long kIoctlWriteprotect = _IOWR(0xaa, 0x06, UffdWriteprotect);
 static_assert(kIoctlApi == 0xc018aa3f && kIoctlRegister == 0xc020aa00 && kIoctlUnregister == 0x8010aa01 &&
-              kIoctlWriteprotect == 0xc018aa06);
+              kIoctlWriteprotect == 0xc018aa06 && kIoctlWake == 0x8010aa02 && kIoctlCopy == 0xc028aa03);
 
 // ---- PAGEMAP_SCAN
 

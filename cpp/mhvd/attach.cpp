@@ -166,8 +166,8 @@ Fd HostHypervisor::userfaultfd(const Domain& domain, guest::Qmp& qmp, bool& is_n
   }
 }
 
-void HostHypervisor::add_blocks(const Domain& domain, guest::Qmp& qmp, const BrokerClient::GuestFds& fds, Attachment& out) {
-  const auto listing = guest::parse_ramblock_listing(qmp.hmp("info ramblock"));
+void HostHypervisor::add_blocks(const Domain& domain, const std::string& text, const BrokerClient::GuestFds& fds, Attachment& out) {
+  const auto listing = guest::parse_ramblock_listing(text);
   const auto maps = guest::parse_maps(read_maps(fds.maps));
   std::optional<std::uint32_t> mem;
   for (const BlockPlan& plan : plan_blocks(listing, maps)) {
@@ -209,7 +209,9 @@ Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceO
   guest::Qmp qmp = open_monitor(domain, facts, out);
   check_run_state(qmp);
   out.up.set_kvm(qmp.call("query-kvm").value("enabled", false));
-  add_blocks(domain, qmp, fds, out);
+  const std::string listing = qmp.hmp("info ramblock");
+  add_blocks(domain, listing, fds, out);
+  save_ramblock_record(config_.ramblock_record_path(domain.uuid), *domain.process, listing);
   for (protocol::Disk& disk : resolve_disks(facts.disks, qmp.call("query-block"))) *out.up.add_disks() = std::move(disk);
   bool is_new = true;
   out.up.set_uffd_fd(push(out.fds, userfaultfd(domain, qmp, is_new)));
@@ -223,6 +225,22 @@ Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceO
   out.up.set_qmp_fd(push(out.fds, std::move(socket)));
   out.up.set_qmp_pending(std::move(pending));
   out.pidfd = std::move(fds.pidfd);
+  return out;
+}
+
+std::optional<Attachment> HostHypervisor::attach_memory(const Domain& domain) {
+  const auto record = load_uffd_record(config_.uffd_record_path(domain.uuid));
+  if (!domain.process || !record || record->process != *domain.process || !record->tracking) return std::nullopt;
+  const auto listing = load_ramblock_record(config_.ramblock_record_path(domain.uuid), *domain.process);
+  if (!listing) return std::nullopt;
+  Attachment out;
+  out.process = *domain.process;
+  BrokerClient::GuestFds fds = broker_.open_guest(domain.process->pid, domain.process->start_time);
+  add_blocks(domain, *listing, fds, out);
+  out.up.set_uffd_fd(push(out.fds, broker_.take_uffd(domain.process->pid, domain.process->start_time, record->number)));
+  out.up.set_pagemap_fd(push(out.fds, std::move(fds.pagemap)));
+  out.up.set_qemu_pid(domain.process->pid);
+  out.up.set_qemu_start_time(domain.process->start_time);
   return out;
 }
 

@@ -37,8 +37,8 @@ class HostHypervisor : public Hypervisor {
   Domain find(const std::string& name_or_uuid) override;
   void check(const Domain& domain, const protocol::ServiceOptions& options) override;
   Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) override;
+  std::optional<Attachment> attach_memory(const Domain& domain) override;
   void start_paused(const Domain& domain) override;
-  void resume(const Domain& domain) override;
   void destroy(const Domain& domain) noexcept override;
   void tracking_is_on(const std::string& uuid) override;
   void tracking_is_off(const std::string& uuid) override;
@@ -47,7 +47,7 @@ class HostHypervisor : public Hypervisor {
   guest::Qmp open_monitor(const Domain& domain, const DomainFacts& facts, Attachment& out);
   Fd userfaultfd(const Domain& domain, guest::Qmp& qmp, bool& is_new);
   void set_tracking(const std::string& uuid, bool on);
-  void add_blocks(const Domain& domain, guest::Qmp& qmp, const BrokerClient::GuestFds& fds, Attachment& out);
+  void add_blocks(const Domain& domain, const std::string& text, const BrokerClient::GuestFds& fds, Attachment& out);
 
   const Config& config_;
   LibvirtSession& session_;

@@ -20,6 +20,7 @@ struct Config {
   std::string monitor_path(const std::string& uuid) const { return run_dir + "/qmp/" + uuid + ".sock"; }
   std::string run_state_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".state"; }
   std::string uffd_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".uffd"; }
+  std::string ramblock_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".ramblock"; }
   std::string guests_dir() const { return state_dir + "/guests"; }
   std::string guest_dir(const std::string& uuid) const { return guests_dir() + "/" + uuid; }
 };

@@ -251,6 +251,7 @@ void Guest::bring_up(const Domain& domain) {
     options = conf_.options();
   }
   if (!worker) return;
+  hand_over_memory(domain, *worker);
   auto fresh = std::make_unique<Attachment>(hypervisor_.attach(domain, options));
   {
     const std::lock_guard lock(mutex_);
@@ -281,6 +282,17 @@ void Guest::bring_up(const Domain& domain) {
   spdlog::info("guest {}: QEMU {} handed to worker {}{}", label(), attachment_->process.pid, worker->pid(),
                attachment_->own_monitor ? "" : " (monitor through libvirt)");
   send_hold();
+}
+
+// First of all, for a QEMU that waits for a page of its memory answers nothing.
+void Guest::hand_over_memory(const Domain& domain, WorkerProcess& worker) {
+  std::optional<Attachment> memory = hypervisor_.attach_memory(domain);
+  if (!memory) return;
+  protocol::WorkerCommand command;
+  *command.mutable_memory_up() = std::move(memory->up);
+  std::vector<int> fds;
+  for (const Fd& fd : memory->fds) fds.push_back(fd.get());
+  worker.send(command, fds);
 }
 
 void Guest::take_down(const std::string& reason, bool detach) {

@@ -79,6 +79,7 @@ class Guest {
   void look_at_domain();
   void act_on(const Domain& domain);
   void bring_up(const Domain& domain);
+  void hand_over_memory(const Domain& domain, WorkerProcess& worker);
   void take_down(const std::string& reason, bool detach);
   void failed_to_attach(const Error& error);
   void settle(std::unique_lock<std::mutex>& lock);

@@ -25,6 +25,14 @@ Error not_attached(const std::string& guest) {
                "\"mhvctl status\" lists the guests, \"mhvctl attach " + guest + "\" adds it");
 }
 
+// What it has not got yet of its memory is in its checkpoint alone.
+void refuse_while_filling(const Guest& guest) {
+  const protocol::GuestStatus status = guest.status();
+  if (status.filling().empty() || status.qemu_pid() == 0) return;
+  throw Error(Code::kBusy, "guest " + status.name() + " still gets its memory from checkpoint " + status.filling(),
+              "try again when \"mhvctl status " + status.name() + "\" no longer says so, or shut the guest off first");
+}
+
 }  // namespace
 
 class Guests::Turn {
@@ -135,6 +143,7 @@ void Guests::attach(const protocol::Attach& request) {
 void Guests::detach(const std::string& name_or_uuid) {
   const auto guest = find(name_or_uuid);
   const Turn turn(*this, guest->uuid());
+  refuse_while_filling(*guest);
   guest->configure({});
 }
 
@@ -177,6 +186,7 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
   std::error_code ignored;
   std::filesystem::remove(config_.run_state_path(uuid), ignored);
   std::filesystem::remove(config_.uffd_record_path(uuid), ignored);
+  std::filesystem::remove(config_.ramblock_record_path(uuid), ignored);
   spdlog::info("guest {}: forgotten", uuid);
 }
 
@@ -197,7 +207,9 @@ protocol::Reply Guests::restore_stopped(const std::shared_ptr<Guest>& guest, con
   };
   try {
     guest->wait_attached();
-    reply = guest->call(request, {}, progress);
+    protocol::Request restore = request;
+    restore.mutable_checkpoint_restore()->set_new_process(true);
+    reply = guest->call(std::move(restore), {}, progress);
   } catch (const Error&) {
     give_up();
     throw;
@@ -206,8 +218,6 @@ protocol::Reply Guests::restore_stopped(const std::shared_ptr<Guest>& guest, con
     give_up();
     return reply;
   }
-  hypervisor_.resume(domain);
-  reply.mutable_restore()->set_in_place(false);
   return reply;
 }
 

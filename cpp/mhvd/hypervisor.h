@@ -44,9 +44,11 @@ class Hypervisor {
   virtual void check(const Domain& domain, const protocol::ServiceOptions& options) = 0;
   // Refusals are kUnsupported; what may pass (a QEMU that is just starting, a broker that is away) is kUnavailable, kBusy or kGone.
   virtual Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) = 0;
+  // Only the memory of a QEMU that was attached before, without asking QEMU anything: its main thread may wait for a page that only
+  // a worker can bring. nullopt: it was not attached, or not with tracking.
+  virtual std::optional<Attachment> attach_memory(const Domain& domain) = 0;
   // Starts a shut-off guest without letting it run; kNotFound when libvirt has no definition of it.
   virtual void start_paused(const Domain& domain) = 0;
-  virtual void resume(const Domain& domain) = 0;
   virtual void destroy(const Domain& domain) noexcept = 0;
   // The worker has set up written-page tracking in the QEMU last attached: the next attach goes on with it.
   virtual void tracking_is_on(const std::string& uuid) = 0;

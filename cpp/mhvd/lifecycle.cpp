@@ -31,11 +31,6 @@ void HostHypervisor::start_paused(const Domain& domain) {
   if (virDomainCreateWithFlags(handle.get(), VIR_DOMAIN_START_PAUSED) != 0) throw_libvirt("cannot start guest " + domain.name);
 }
 
-void HostHypervisor::resume(const Domain& domain) {
-  const ConnectionPtr connection = session_.connection(kLibvirtTimeout);
-  if (virDomainResume(session_.find(connection, domain.uuid).get()) != 0) throw_libvirt("cannot resume guest " + domain.name);
-}
-
 void HostHypervisor::destroy(const Domain& domain) noexcept {
   try {
     const ConnectionPtr connection = session_.connection(kLibvirtTimeout);

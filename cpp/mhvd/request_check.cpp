@@ -95,6 +95,7 @@ void check_request(const protocol::Request& request, std::size_t fds) {
       break;
     case Kind::kCheckpointRestore:
       check_id(request.checkpoint_restore().id());
+      if (request.checkpoint_restore().new_process()) throw Error(Code::kInvalid, "only mhvd knows which guests are new", "ask without it");
       check_guest(request.checkpoint_restore().guest());
       break;
     case Kind::kCheckpointExport:

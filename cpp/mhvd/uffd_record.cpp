@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "base/error.h"
+#include "guest/ram.h"
 
 namespace mhv::mhvd {
 
@@ -30,6 +31,28 @@ void save_uffd_record(const std::string& path, const UffdRecord& record) {
   const std::string line = std::to_string(record.process.pid) + " " + std::to_string(record.process.start_time) + " " +
                            std::to_string(record.number) + " " + (record.tracking ? "1" : "0") + "\n";
   replace_file(path, std::as_bytes(std::span(line)));
+}
+
+namespace {
+
+std::string head_of(const ProcessId& process) { return std::to_string(process.pid) + " " + std::to_string(process.start_time) + "\n"; }
+
+}  // namespace
+
+std::optional<std::string> load_ramblock_record(const std::string& path, const ProcessId& process) {
+  try {
+    const std::string head = head_of(process);
+    std::string text = read_file(path, guest::kListingBytesMax + head.size());
+    if (!text.starts_with(head)) return std::nullopt;
+    return text.substr(head.size());
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+void save_ramblock_record(const std::string& path, const ProcessId& process, const std::string& listing) {
+  const std::string text = head_of(process) + listing;
+  replace_file(path, std::as_bytes(std::span(text)));
 }
 
 std::optional<std::uint64_t> parse_start_time(std::string_view stat) {

@@ -41,12 +41,7 @@ Fd take(std::vector<Fd>& fds, std::uint32_t position) {
   return std::move(fds[position]);
 }
 
-}  // namespace
-
-std::unique_ptr<checkpoint::LiveGuest> to_live_guest(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
-  guest::Qmp qmp(take(fds, up.qmp_fd()), true, up.qmp_pending());
-  Fd uffd = take(fds, up.uffd_fd());
-  Fd pagemap = take(fds, up.pagemap_fd());
+guest::Ram to_ram(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   std::vector<guest::RamBlock> blocks;
   for (const protocol::GuestBlock& block : up.blocks()) {
     if (block.fd() >= fds.size() || !fds[block.fd()]) throw Error(Code::kInvalid, "mhvd named no memory for block " + block.name());
@@ -60,8 +55,25 @@ std::unique_ptr<checkpoint::LiveGuest> to_live_guest(const protocol::WorkerGuest
     out.fd = fds[block.fd()].get();
     blocks.push_back(std::move(out));
   }
-  auto live = std::make_unique<checkpoint::LiveGuest>(guest::Ram(std::move(blocks), std::move(fds)), std::move(qmp), std::move(uffd),
-                                                      std::move(pagemap), up.uffd_is_new(), up.kvm());
+  return guest::Ram(std::move(blocks), std::move(fds));
+}
+
+}  // namespace
+
+guest::MissingPages to_missing_pages(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds) {
+  std::vector<Fd> own;
+  for (const Fd& fd : fds) own.push_back(fd ? fd.duplicate() : Fd());
+  Fd uffd = take(own, up.uffd_fd());
+  Fd pagemap = take(own, up.pagemap_fd());
+  return guest::MissingPages(std::move(uffd), std::move(pagemap), to_ram(up, std::move(own)));
+}
+
+std::unique_ptr<checkpoint::LiveGuest> to_live_guest(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
+  guest::Qmp qmp(take(fds, up.qmp_fd()), true, up.qmp_pending());
+  Fd uffd = take(fds, up.uffd_fd());
+  Fd pagemap = take(fds, up.pagemap_fd());
+  auto live = std::make_unique<checkpoint::LiveGuest>(to_ram(up, std::move(fds)), std::move(qmp), std::move(uffd), std::move(pagemap),
+                                                      up.uffd_is_new(), up.kvm());
   live->machine_name = up.machine();
   live->domain_xml = up.domain_xml();
   for (const protocol::Disk& disk : up.disks()) {

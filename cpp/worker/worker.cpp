@@ -33,6 +33,7 @@ Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& r
     : control_(control),
       guest_(start.guest()),
       name_(start.name()),
+      store_path_(start.store_path()),
       options_(start.options()),
       state_(run_state),
       store_(open_store(start.store_path())) {
@@ -60,6 +61,11 @@ int Worker::serve() {
 void Worker::dispatch(Command command) {
   using Kind = protocol::WorkerCommand;
   switch (command.message.body_case()) {
+    case Kind::kMemoryUp:
+      enqueue([this, up = command.message.memory_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] {
+        memory_up(up, *fds);
+      });
+      break;
     case Kind::kGuestUp:
       enqueue([this, up = command.message.guest_up(), fds = std::make_shared<std::vector<Fd>>(std::move(command.fds))] {
         guest_up(up, std::move(*fds));
@@ -120,6 +126,7 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
     case Kind::kRelease:
       enqueue(request, [this] {
         held_.reset();
+        on_fill_change();
         if (live_) report("attached");
         protocol::Reply reply;
         reply.mutable_done();
@@ -193,10 +200,14 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  if (pace_.due() == checkpoint::Pace::kNever) {
+  Clock::time_point until = pace_.due();
+  if (filler_) {  // no checkpoint before it ends; one that has to wait for the end of a hold ends then
+    until = filler_->filled() && held_ ? held_->until : checkpoint::Pace::kNever;
+  }
+  if (until == checkpoint::Pace::kNever) {
     changed_.wait(lock, ready);
   } else {
-    changed_.wait_until(lock, pace_.due(), ready);
+    changed_.wait_until(lock, until, ready);
   }
   if (!tasks_.empty()) {
     Task task = std::move(tasks_.front());
@@ -204,6 +215,7 @@ std::optional<Worker::Task> Worker::next_task() {
     return task;
   }
   if (closing_) return std::nullopt;
+  if (filler_) return [this] { on_fill_change(); };
   return [this] { take_automatic_checkpoint(); };
 }
 
@@ -217,6 +229,7 @@ void Worker::run() {
       give_up(Error(Code::kInternal, error.what()));
     }
   }
+  fill_before_exit();
 }
 
 void Worker::give_up(const Error& error) {
@@ -227,10 +240,12 @@ void Worker::give_up(const Error& error) {
 }
 
 void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
-  guest_down("");
+  drop_live();
   report("attaching");
   state_.bind(up.qemu_pid(), up.qemu_start_time());
   try {
+    memory_.emplace(to_missing_pages(up, fds));
+    if (!filler_ && !state_.filling().empty()) memory_up(up, fds);
     live_ = to_live_guest(up, std::move(fds));
     live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
     lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
@@ -240,7 +255,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   } catch (const Error& error) {
     if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
       spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
-      guest_down("");
+      drop_live();
       report("failed", fmt::format("{}{}{}", error.what(), error.hint().empty() ? "" : "; ", error.hint()));
       return;
     }
@@ -250,16 +265,24 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   start_pace();
   spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
+  if (filler_) filler_->prefetch();
   report("attached");
 }
 
-void Worker::guest_down(const std::string& reason) {
+// What waits for a page is served on.
+void Worker::drop_live() {
   checkpointer_.reset();
   disk_points_.reset();
   lineage_.reset();
   live_.reset();
+  memory_.reset();
   held_.reset();
   pace_ = {};
+}
+
+void Worker::guest_down(const std::string& reason) {
+  drop_live();
+  filler_.reset();
   if (!reason.empty()) {
     spdlog::info("guest {} ({}): {}", name_, guest_, reason);
     report("stopped", reason);
@@ -276,8 +299,7 @@ void Worker::finish_interrupted_work() {
     live_->machine.clean_up_load();  // before anything is put back: it may still run
     const std::string id = state_.target();
     spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
-    checkpoint::Rollback(*live_, *store_, state_, *lineage_)
-        .run(id, state_.runs_after_restore(), [](const char*, std::uint64_t, std::uint64_t) {});
+    checkpoint::Rollback(*live_, *store_, state_, *lineage_, filler_.get()).run(id, state_.runs_after_restore(), no_progress);
   }
 }
 
@@ -290,7 +312,7 @@ checkpoint::LiveGuest& Worker::live(const char* for_what) {
 }
 
 void Worker::refuse_while_held() const {
-  if (held_ && Clock::now() < held_->until) {
+  if (is_held()) {
     throw Error(Code::kBusy, fmt::format("guest {} is held for {}", name_, held_->reason),
                 "try again when that is over, or: mhvctl release " + name_);
   }
@@ -314,6 +336,7 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
     throw Error(Code::kBusy, "a restore of " + state_.target() + " did not finish; the guest is stopped between two moments",
                 "restore a checkpoint again, or restart the guest");
   }
+  fill_first(progress);
   const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_}, progress);
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
@@ -334,10 +357,10 @@ void Worker::take_automatic_checkpoint() {
   const Clock::time_point began = Clock::now();
   Clock::duration cost{};
   bool failed = false;
-  const bool wanted = live_ && !(held_ && began < held_->until) && state_.phase() == checkpoint::RunState::Phase::kRunning;
+  const bool wanted = live_ && !is_held() && !filler_ && state_.phase() == checkpoint::RunState::Phase::kRunning;
   if (wanted && live_->machine.running()) {
     try {
-      const store::CheckpointInfo info = create("", true, [](const char*, std::uint64_t, std::uint64_t) {});
+      const store::CheckpointInfo info = create("", true, no_progress);
       cost = std::chrono::microseconds(info.pause_us) + info.pages * kFaultCost;
       thin_out();
     } catch (const Error& error) {
@@ -362,6 +385,7 @@ void Worker::thin_out() {
 
 void Worker::remove(const std::string& id) {
   const store::CheckpointInfo info = store_->get(id);
+  if (filler_ && filler_->checkpoint() == id) fill_first(no_progress);
   // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
   if (lineage_ && lineage_->base() == id) lineage_->lose();
   store_->remove(id);
@@ -385,10 +409,9 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   refuse_while_held();
   const store::CheckpointInfo info = store_->get(id);
   report("restoring", "restoring checkpoint " + id);
-  const bool resume = state_.phase() == checkpoint::RunState::Phase::kRestoring && state_.runs_after_restore();
   checkpoint::RollbackResult result;
   try {
-    result = checkpoint::Rollback(*live_, *store_, state_, *lineage_).run(id, resume, progress_of(request.id()));
+    result = roll_back(request.checkpoint_restore(), progress_of(request.id()));
   } catch (const Error& error) {
     const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
     report(stopped ? "failed" : "attached",
@@ -404,7 +427,7 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   *out.mutable_checkpoint() = to_protocol(info, guest_, id);
   out.set_pages_written(result.pages_written);
   out.set_pause_us(result.pause_us);
-  out.set_in_place(true);
+  out.set_in_place(!request.checkpoint_restore().new_process());
   return reply;
 }
 
@@ -429,12 +452,14 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
 }
 
 void Worker::leave_guest() {
+  fill_first(no_progress);
   state_.forget_base();
   if (disk_points_) disk_points_->leave();
   if (live_) live_->tracker.detach();
 }
 
 protocol::Reply Worker::forget() {
+  fill_first(no_progress);
   if (disk_points_) {
     for (const store::CheckpointInfo& info : store_->list()) disk_points_->release(info);
   }
@@ -471,6 +496,7 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_store_bytes(store_->bytes_on_disk());
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());
+  if (filler_) out.set_filling(filler_->checkpoint());
   control_.send(report);
 }
 

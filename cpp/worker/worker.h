@@ -13,6 +13,7 @@
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/disk_points.h"
 #include "checkpoint/export.h"
+#include "checkpoint/filler.h"
 #include "checkpoint/lineage.h"
 #include "checkpoint/live_guest.h"
 #include "checkpoint/pace.h"
@@ -22,6 +23,9 @@
 #include "worker/control.h"
 
 namespace mhv::worker {
+
+// A StageFn for work that nobody watches.
+inline void no_progress(const char*, std::uint64_t, std::uint64_t) {}
 
 // Two threads: serve() reads mhvd's commands, and answers what only reads the store; the engine thread does everything that
 // touches the guest or writes the store, in the order asked. mutex_ guards the queue, and nothing is called under it.
@@ -54,6 +58,7 @@ class Worker {
   std::optional<Task> next_task();
   void guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);
   void guest_down(const std::string& reason);
+  void drop_live();
   void finish_interrupted_work();
   void start_pace();
   void take_automatic_checkpoint();
@@ -63,10 +68,20 @@ class Worker {
   void remove(const std::string& id);
   protocol::Reply create(const protocol::Request& request);
   protocol::Reply restore(const protocol::Request& request);
+  checkpoint::RollbackResult roll_back(const protocol::CheckpointRestore& request, const checkpoint::StageFn& progress);
   protocol::Reply verify(const protocol::Request& request);
   protocol::Reply export_to(const protocol::Request& request, const Fd& file);
   protocol::Reply forget();
   void leave_guest();
+  // --- engine thread: memory that comes page by page (filling.cpp)
+  void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
+  void make_filler(guest::MissingPages memory, const std::string& id);
+  void on_fill_change();
+  bool is_held() const { return held_ && Clock::now() < held_->until; }
+  void end_fill();
+  void fill_first(const checkpoint::StageFn& progress);
+  void fill_before_exit() noexcept;
+
   checkpoint::LiveGuest& live(const char* for_what);
   void refuse_while_held() const;
   checkpoint::StageFn progress_of(std::uint64_t request);
@@ -77,11 +92,14 @@ class Worker {
   Control& control_;
   const std::string guest_;
   const std::string name_;
+  const std::string store_path_;
   protocol::ServiceOptions options_;
   checkpoint::RunState state_;
   std::unique_ptr<store::Store> store_;
 
   // Engine thread only; the later use the earlier.
+  std::optional<guest::MissingPages> memory_;   // of the attached guest, until a filler takes it
+  std::unique_ptr<checkpoint::Filler> filler_;  // while memory is being filled on demand
   std::unique_ptr<checkpoint::LiveGuest> live_;
   std::unique_ptr<checkpoint::Lineage> lineage_;
   std::unique_ptr<checkpoint::DiskPoints> disk_points_;

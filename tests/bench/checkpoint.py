@@ -9,82 +9,17 @@ per second of the host's clock.
 """
 
 import argparse
-import array
-import json
-import pathlib
-import socket
 import statistics
-import sys
-import tempfile
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "functional"))
-import lab  # noqa: E402
+from common import Guest, Monitor, Pauses, lab, line, p, real_host
 
 EPOCH_S = 0.25
 LOADS = ("compile", "redis", "idle")
 
 
-def line(name, value, unit, floor=None):
-    ratio = None if not floor else round(value / floor, 3)
-    floor = floor and round(floor, 3)
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "floor": floor, "ratio": ratio}), flush=True)
-
-
-def p(values, percent):
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
 def number(checkpoint, key):
     return int(checkpoint.get(key, 0))
-
-
-class Guest(lab.Guest):
-    """With a second monitor, for what is measured beside the engine."""
-
-    def __init__(self, *args, **more):
-        super().__init__(*args, **more)
-        self.socket = f"/run/nova-mhv/qmp/{self.uuid}.bench"
-        self.arguments = ("-chardev", f"socket,id=bench,path={self.socket},server=on,wait=off", "-mon", "chardev=bench,mode=control")
-
-
-class Monitor:
-    """A guest's QMP monitor at `path` in the host."""
-
-    def __init__(self, host, path):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(host.folder / "root") + str(path))
-        self.lines = self.socket.makefile("r")
-        self.lines.readline()
-        self.call("qmp_capabilities")
-        self.state = tempfile.TemporaryFile()
-        self.writer = open(f"/proc/self/fd/{self.state.fileno()}", "wb")
-        self.fdset = self.call("add-fd", fds=[self.writer.fileno()], opaque="bench")["fdset-id"]
-
-    def call(self, command, fds=(), **arguments):
-        text = json.dumps({"execute": command, "arguments": arguments}).encode()
-        self.socket.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
-        while True:
-            reply = json.loads(self.lines.readline())
-            if "error" in reply:
-                raise RuntimeError(f"{command}: {reply['error']}")
-            if "return" in reply:
-                return reply["return"]
-
-    def pause_ms(self):
-        """Milliseconds of stop + device state + cont."""
-        self.writer.seek(0)
-        self.writer.truncate()
-        before = time.perf_counter()
-        self.call("stop")
-        self.call("xen-save-devices-state", filename=f"/dev/fdset/{self.fdset}", live=False)
-        self.call("cont")
-        return (time.perf_counter() - before) * 1000
-
-    def close(self):
-        self.call("remove-fd", **{"fdset-id": self.fdset})
-        for one in (self.lines, self.socket, self.writer, self.state):
-            one.close()
 
 
 class Bench:
@@ -95,17 +30,21 @@ class Bench:
     def guest(self, ram_mib, mib, kind="lean"):
         return Guest(self.host, self.images, self.folder / "guests", kind, mib=mib, ram_mib=ram_mib)
 
-    def epochs(self, guest, monitor, count, epoch_s=EPOCH_S):
+    def epochs(self, guest, count, epoch_s=EPOCH_S):
         """`count` checkpoints and floor pauses in turn, half of `epoch_s` apart: (checkpoints, floors in ms)."""
         made, floors = [], []
+        monitor = Monitor(self.host, guest.monitor)
+        pause = Pauses(monitor)
         for _ in range(count):
             time.sleep(epoch_s / 2)
-            floors.append(monitor.pause_ms())
+            floors.append(pause.take_ms())
             time.sleep(epoch_s / 2)
             made.append(self.engine.create(guest.name))
             if len(made) % 20 == 0:  # internal snapshots of the disk grow slower with their number
                 for old in made[-20:-1]:
                     self.engine.delete(guest.name, old["id"])
+        pause.close()
+        monitor.close()
         return made, floors
 
     def pauses(self, ram_mib, options):
@@ -113,14 +52,12 @@ class Bench:
         guest = self.guest(ram_mib, 64).start()
         try:
             self.engine.attach(guest.name)
-            monitor = Monitor(self.host, guest.socket)
             started = time.perf_counter()
             first = self.engine.create(guest.name)
             full_s = time.perf_counter() - started
             guest.ask(f"rate {int(options.pages / EPOCH_S)}")
             yield first, full_s
-            made, floors = self.epochs(guest, monitor, options.epochs)
-            monitor.close()
+            made, floors = self.epochs(guest, options.epochs)
             yield made, [number(c, "pause_us") / 1000 for c in made], floors
             yield guest
         finally:
@@ -132,15 +69,13 @@ class Bench:
         try:
             self.engine.attach(guest.name)
             self.engine.create(guest.name)
-            monitor = Monitor(self.host, guest.socket)
             medians, pages = [], []
             for rate, epoch_s, count in ((400, 0.25, options.epochs // 2), (8000, 2.2, options.epochs // 5)):
                 guest.ask(f"rate {rate}")
                 time.sleep(epoch_s)
-                made, _ = self.epochs(guest, monitor, count, epoch_s)
+                made, _ = self.epochs(guest, count, epoch_s)
                 medians.append(p([number(c, "pause_us") / 1000 for c in made], 50))
                 pages.append(p([number(c, "pages") for c in made], 50))
-            monitor.close()
             line("checkpoint.pause_growth", medians[1], "ms", medians[0])
             line("checkpoint.pause_growth.dirty_pages", pages[1], "pages", pages[0])
         finally:
@@ -190,7 +125,7 @@ class Bench:
         saved_ms = self.virsh_save(guest)
         line("checkpoint.full_vs_qemu.time_ms", full_s * 1000, "ms", saved_ms)
         line("checkpoint.full_vs_qemu.pause_ms", number(first, "pause_us") / 1000, "ms", saved_ms)
-        monitor = Monitor(self.host, guest.socket)
+        monitor = Monitor(self.host, guest.monitor)
         before = time.perf_counter()
         text = monitor.call("human-monitor-command", **{"command-line": "savevm bench"})
         assert not text, text
@@ -259,19 +194,9 @@ def main():
     parser.add_argument("--turns", type=int, default=2, help="of both (2)")
     parser.add_argument("--only", choices=["slowdown", "growth"], help="this part alone")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mhv-bench-", dir="/var/tmp") as name:
-        folder = pathlib.Path(name)
-        folder.chmod(0o755)
-        host = lab.Host(folder)
-        host.drive("build")
-        images = folder / "images"
-        lab.subprocess.run([lab.TOP / "devstack/guest/build", images], check=True, stdout=lab.subprocess.DEVNULL)
-        host.start()
-        try:
-            bench = Bench(host, images, folder)
-            getattr(bench, options.only)(options) if options.only else report(bench, options)
-        finally:
-            host.stop()
+    with real_host() as (host, images, folder):
+        bench = Bench(host, images, folder)
+        getattr(bench, options.only)(options) if options.only else report(bench, options)
 
 
 if __name__ == "__main__":

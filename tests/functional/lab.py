@@ -214,8 +214,9 @@ class Guest:
     numbers = iter(range(10, 250))
     arguments = ()  # more of QEMU's command line, for guests with a monitor of their own
 
-    def __init__(self, host, images, folder, kind="memfd", mib=32, ram_mib=128):
+    def __init__(self, host, images, folder, kind="memfd", mib=32, ram_mib=128, vcpus=None):
         self.host, self.kind, self.mib, self.ram_mib = host, kind, mib, ram_mib
+        self.vcpus = vcpus or (2 if kind == "smp" else 1)
         number = next(self.numbers)
         self.name = f"guest{number}"
         self.uuid = str(uuid.uuid4())
@@ -268,7 +269,7 @@ class Guest:
   <name>{self.name}</name>
   <uuid>{self.uuid}</uuid>
   <memory unit='MiB'>{self.ram_mib}</memory>
-  <vcpu>{2 if self.kind == "smp" else 1}</vcpu>
+  <vcpu>{self.vcpus}</vcpu>
   {shared if self.own_monitor else ""}
   <os>
     <type arch='x86_64' machine='{"q35" if self.kind == "uefi" else "pc"}'>hvm</type>{self._firmware()}

@@ -3,8 +3,9 @@
 //                     name "refuse"  is refused with kNoSpace
 //                     anything else  one progress, then a checkpoint of that name
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
+//                     of another is done, in place unless mhvd says that the process is new
 // A guest named "broken" cannot be served: kVersion, and the end. The message of an attached guest is "new" or "again",
-// by what mhvd said of the userfaultfd.
+// by what mhvd said of the userfaultfd, with "memory, " before it when mhvd handed over the memory first.
 #include <unistd.h>
 
 #include "base/error.h"
@@ -52,11 +53,16 @@ void answer(const protocol::Request& request) {
   if (request.has_release()) report_state("attached");
   protocol::WorkerReport out;
   out.mutable_reply()->set_id(request.id());
-  out.mutable_reply()->mutable_done();
+  if (request.has_checkpoint_restore()) {
+    out.mutable_reply()->mutable_restore()->set_in_place(!request.checkpoint_restore().new_process());
+  } else {
+    out.mutable_reply()->mutable_done();
+  }
   report(out);
 }
 
 int serve() {
+  std::string before;
   while (const auto frame = receive_frame(kControl)) {
     protocol::WorkerCommand command;
     if (!command.ParseFromString(frame->payload)) return 1;
@@ -65,7 +71,8 @@ int serve() {
       return 1;
     }
     if (command.has_start()) report_state("stopped");
-    if (command.has_guest_up()) report_state("attached", command.guest_up().uffd_is_new() ? "new" : "again");
+    if (command.has_memory_up()) before = "memory, ";
+    if (command.has_guest_up()) report_state("attached", before + (command.guest_up().uffd_is_new() ? "new" : "again"));
     if (command.has_guest_down()) report_state("stopped", command.guest_down().reason());
     if (command.has_request()) answer(command.request());
   }

@@ -23,6 +23,12 @@ class PageSet {
     for (const PageRange range : ranges) add(range);
   }
   void add(const PageSet& other);
+  void remove(PageNo page) {
+    std::uint64_t& word = words_[page.value / 64];
+    const std::uint64_t bit = std::uint64_t{1} << (page.value % 64);
+    count_ -= (word & bit) != 0;
+    word &= ~bit;
+  }
   void add_all();
   void clear();
   bool contains(PageNo page) const { return (words_[page.value / 64] >> (page.value % 64) & 1) != 0; }

@@ -18,8 +18,8 @@ constexpr std::uint32_t kRunPages = 256;
 
 }  // namespace
 
-Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage)
-    : guest_(guest), store_(store), state_(state), lineage_(lineage), staging_(guest.ram.pages(), 0) {}
+Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, Filler* on_demand)
+    : guest_(guest), store_(store), state_(state), lineage_(lineage), on_demand_(on_demand), staging_(guest.ram.pages(), 0) {}
 
 void Rollback::check_fits(const store::CheckpointInfo& info) const {
   if (info.machine != guest_.machine_name) {
@@ -134,6 +134,28 @@ std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
   return put_back(differing);
 }
 
+PageSet Rollback::before_pause(const std::string& id, const StageFn& progress) {
+  if (on_demand_ != nullptr) return PageSet(guest_.ram.pages());
+  PageSet pages = suspects(id, progress);
+  progress("reading the checkpoint", 0, pages.count());
+  fetch(pages);
+  return pages;
+}
+
+// On demand, the pages that are there are what the fresh QEMU (or a restore that was cut off) has touched: some hundreds.
+// Nothing is known of written pages before, and all of them are tracked from the look at them on.
+std::uint64_t Rollback::put_back_in_pause(const std::string& id, PageSet& pages) {
+  if (on_demand_ == nullptr) {
+    lineage_.gather(guest_.tracker, &pages);
+    return put_back(pages);
+  }
+  state_.begin_fill(id);
+  lineage_.lose();
+  guest_.tracker.reset();
+  pages.add(on_demand_->running() ? on_demand_->present() : on_demand_->begin());
+  return put_back_what_differs(pages);
+}
+
 RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& progress) {
   const store::CheckpointInfo info = store_.get(id);
   guest_.check_layout();
@@ -142,18 +164,14 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   const std::vector<std::byte> device_state = store_.device_state(id);
   target_ = store_.resolve(id);
 
-  PageSet pages = suspects(id, progress);
-  progress("reading the checkpoint", 0, pages.count());
-  fetch(pages);
-
+  PageSet pages = before_pause(id, progress);
   RollbackResult result;
   {
     Pause pause(guest_.machine, state_);
-    lineage_.gather(guest_.tracker, &pages);
     const bool runs = pause.stopped() || resume;
     state_.begin_restore(id, runs);
     try {
-      result.pages_written = put_back(pages);
+      result.pages_written = put_back_in_pause(id, pages);
       guest_.machine.stop_watching(disks);  // QEMU does not revert a disk that has a dirty bitmap
       guest_.machine.load_device_state(device_state, info.machine, disk_tag(info), disks);
       PageSet touched(guest_.ram.pages());

@@ -4,11 +4,17 @@
 // `restoring` and the guest does not run. Every step may be done again, so whoever finds `restoring` does the whole
 // restore again. (Method: RAM first, for virtio reads its rings while it loads; then QMP snapshot-load, which reverts
 // the disks and loads the device state; then whatever the load itself wrote is compared once more.)
+//
+// RAM comes back in one of two ways, and all the rest is the same:
+//   fill now         a guest that has run: what may differ is found and read while it runs, and written in the pause
+//   fill on demand   a QEMU that was just started for this and has not run: what it has touched is put back now, all else is
+//                    missing until it is needed (filler.h). How much memory the guest has does not matter
 #pragma once
 
 #include <string>
 
 #include "checkpoint/checkpointer.h"
+#include "checkpoint/filler.h"
 
 namespace mhv::checkpoint {
 
@@ -20,7 +26,8 @@ struct RollbackResult {
 // One thread at a time. Everything given to the constructor outlives it.
 class Rollback {
  public:
-  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage);
+  // `on_demand`: of the checkpoint that run() is called with, nullptr: fill now.
+  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, Filler* on_demand = nullptr);
 
   // `resume`: the guest runs afterwards even if it did not before. Throws kNotFound, kInvalid (another machine type, RAM
   // layout or set of disks), kCorrupt; before `restoring` the guest then runs on untouched, after it the guest stays
@@ -30,6 +37,8 @@ class Rollback {
  private:
   void check_fits(const store::CheckpointInfo& info) const;
   std::vector<guest::DiskNode> disks_of(const store::CheckpointInfo& info) const;
+  PageSet before_pause(const std::string& id, const StageFn& progress);
+  std::uint64_t put_back_in_pause(const std::string& id, PageSet& pages);
   PageSet suspects(const std::string& id, const StageFn& progress);
   void compare_everything(PageSet& out, const StageFn& progress);
   void fetch(const PageSet& pages);
@@ -40,6 +49,7 @@ class Rollback {
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
+  Filler* const on_demand_;
   store::PageTable target_;
   Staging staging_;  // contents read from the store before the pause
 };

@@ -34,6 +34,8 @@ struct RunState::Page {
   std::uint32_t runs_after_restore;
   char base[kIdBytes];  // the current checkpoint, too
   char target[kIdBytes];
+  std::atomic<std::uint32_t> filling;
+  char fill[kIdBytes];
 };
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free && std::atomic<std::uint64_t>::is_always_lock_free);
 
@@ -71,6 +73,7 @@ std::string RunState::base() const { return page_->base_valid == 1 ? text(page_-
 std::string RunState::current() const { return text(page_->base); }
 std::string RunState::target() const { return text(page_->target); }
 bool RunState::runs_after_restore() const { return page_->runs_after_restore == 1; }
+std::string RunState::filling() const { return page_->filling == 1 ? text(page_->fill) : std::string(); }
 
 void RunState::set_phase(Phase phase) { page_->phase = static_cast<std::uint32_t>(phase); }
 
@@ -80,6 +83,14 @@ void RunState::begin_restore(const std::string& id, bool runs) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   page_->phase = static_cast<std::uint32_t>(Phase::kRestoring);
 }
+
+void RunState::begin_fill(const std::string& id) {
+  put(page_->fill, id);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  page_->filling = 1;
+}
+
+void RunState::end_fill() { page_->filling = 0; }
 
 void RunState::forget_base() { page_->base_valid = 0; }
 

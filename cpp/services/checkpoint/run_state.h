@@ -4,6 +4,9 @@
 //   stopped      the engine stopped a guest that ran: it must be resumed
 //   restoring    RAM or disks may be between two checkpoints: the restore must be done again, whole, before it runs
 //   base valid   pages that the kernel does not report as written equal checkpoint `base`
+//   filling      memory is being filled on demand from that checkpoint: accesses to pages that are not there wait, or are about
+//                to, and somebody has to fill them (filler.h) before anything is asked of QEMU. A page that is not there counts
+//                as equal to that checkpoint. Not filling: no access waits
 // So a claim is withdrawn before the action that could make it false, and made after the action that makes it true.
 #pragma once
 
@@ -34,10 +37,14 @@ class RunState {
   std::string current() const;  // checkpoint the guest runs on top of, "": none
   std::string target() const;   // of a restore under way
   bool runs_after_restore() const;
+  std::string filling() const;  // the checkpoint, "": none
 
   void set_phase(Phase phase);
   // `runs`: the guest ran before, or whoever asked wants it to run at the checkpoint.
   void begin_restore(const std::string& id, bool runs);
+  // Before the first access may wait, and after the last one did.
+  void begin_fill(const std::string& id);
+  void end_fill();
   void forget_base();
   // Also makes it the current one.
   void set_base(const std::string& id);

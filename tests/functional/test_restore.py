@@ -1,0 +1,221 @@
+"""A guest that is off starts at a checkpoint at once, and gets its memory while it runs: right under load, and whatever dies.
+
+MHV_KILLS and MHV_SEED as in test_kill.py.
+"""
+
+import os
+import re
+import signal
+import time
+
+import lab
+import pytest
+from test_kill import KILLS, SEED, VICTIMS, Storm
+
+# Enough that a fill takes a while, even where nobody else computes.
+LARGE = {"mib": 160, "ram_mib": 320}
+
+
+@pytest.fixture(params=["memfd", "anon", "vcpus4"])
+def large(request, make_guest, engine):
+    """An attached guest under load, whose `point` is a checkpoint of it at `state` kept."""
+    kind, more = ("memfd", {"vcpus": 4}) if request.param == "vcpus4" else (request.param, {})
+    guest = make_guest(kind, **LARGE, **more)
+    engine.attach(guest.name)
+    guest.busy(3000, pages=1000)
+    guest.set("state", "kept")
+    guest.point = engine.create(guest.name)
+    guest.set("state", "lost")
+    guest.busy(3000, pages=1000)
+    return guest
+
+
+def shut_off(guest, engine, host):
+    host.virsh("destroy", guest.name)
+    engine.wait_state(guest.name, "stopped")
+
+
+def filling(guest, engine):
+    return (engine.status(guest.name) or {}).get("filling", "")
+
+
+def wait_filled(guest, engine):
+    lab.wait_until("all memory to be there", lambda: not filling(guest, engine), 120)
+
+
+def start_at(guest, engine, host, checkpoint):
+    shut_off(guest, engine, host)
+    done = engine.restore(guest.name, checkpoint["id"])
+    assert not done.get("in_place")
+    assert guest.state == "running"
+
+
+def test_runs_at_once_and_then_is_an_ordinary_guest(large, engine, host):
+    start_at(large, engine, host, large.point)
+    assert filling(large, engine) == large.point["id"], "it runs before its memory is there"
+    large.wait_answer()
+    assert large.get("state") == "kept"
+    large.busy(3000)
+    large.assert_whole()
+    wait_filled(large, engine)
+    large.assert_whole()
+
+    # What it wrote since, and nothing else of it, differs from the checkpoint.
+    large.set("state", "after")
+    later = engine.create(large.name)
+    assert later["parent"] == large.point["id"]
+    if large.kind != "anon":  # there, what was filled counts as written, and is looked at once
+        assert later["pages"] < large.point["pages"] / 2
+    large.set("state", "lost again")
+    engine.restore(large.name, later["id"])
+    assert large.get("state") == "after"
+    large.assert_whole()
+    engine.restore(large.name, large.point["id"])
+    assert large.get("state") == "kept"
+    large.assert_whole()
+    assert not engine.verify(large.name).get("problems")
+
+
+def test_whatever_reads_memory_waits_until_it_is_there(large, engine, host):
+    start_at(large, engine, host, large.point)
+    host.virsh("suspend", large.name)
+    assert filling(large, engine)
+    early = engine.create(large.name, "early")
+    assert not filling(large, engine)
+    assert large.state == "paused"
+    digests = large.ram_digests()
+    host.virsh("resume", large.name)
+    assert large.get("state") == "kept"
+    large.set("state", "lost")
+    large.busy(4000, pages=3000)
+
+    # In place, over what tracking says of pages that were filled ...
+    host.virsh("suspend", large.name)
+    engine.restore(large.name, early["id"])
+    assert large.ram_digests() == digests
+    host.virsh("resume", large.name)
+    large.assert_whole()
+    # ... and into a third process, page by page.
+    start_at(large, engine, host, early)
+    assert large.get("state") == "kept"
+    large.assert_whole()
+
+
+def test_a_fill_comes_before_a_detach_and_a_delete(large, engine, host):
+    start_at(large, engine, host, large.point)
+    with pytest.raises(lab.EngineError) as refused:
+        engine.detach(large.name)
+    assert refused.value.code == "busy"
+    engine.delete(large.name, large.point["id"])
+    assert not filling(large, engine)
+    assert large.get("state") == "kept"
+    large.assert_whole()
+    engine.detach(large.name)
+    large.assert_whole()
+
+
+def test_memory_given_back_during_the_fill(large, engine, host):
+    def balloon(mib):
+        host.virsh("setmem", large.name, f"{mib}M", "--live")
+        lab.wait_until(
+            f"the balloon to leave {mib} MiB",
+            lambda: dict(line.split() for line in host.virsh("dommemstat", large.name).splitlines())["actual"] == str(mib << 10),
+        )
+
+    start_at(large, engine, host, large.point)
+    balloon(large.ram_mib - 48)
+    balloon(large.ram_mib)
+    large.assert_whole()
+    wait_filled(large, engine)
+    large.assert_whole()
+    host.virsh("suspend", large.name)
+    point = engine.create(large.name)
+    digests = large.ram_digests()
+    host.virsh("resume", large.name)
+    large.busy(4000, pages=2000)
+    host.virsh("suspend", large.name)
+    engine.restore(large.name, point["id"])
+    assert large.ram_digests() == digests
+    host.virsh("resume", large.name)
+    large.assert_whole()
+
+
+def taken_over(host):
+    """MiB that each worker which took over a fill had still to bring."""
+    return [int(mib) for mib in re.findall(r"where a former worker ended, (\d+) MiB to go", host.log("mhvd"))]
+
+
+@pytest.mark.parametrize("victim", ["worker", "mhvd"])
+def test_death_in_the_middle_of_a_fill(large, engine, host, victim):
+    """The worker stands still while the guest asks for memory, and then dies: what waits gets its pages from the next one."""
+    storm = Storm(host, engine, large)
+    before = len(taken_over(host))
+    start_at(large, engine, host, large.point)
+    for _ in range(3):
+        if not filling(large, engine):
+            break
+        worker = storm.pid_of("worker")
+        os.kill(worker, signal.SIGSTOP)
+        if victim == "mhvd":
+            lab.kill(storm.pid_of("mhvd"))
+        lab.kill(worker)
+        lab.wait_until("another worker", lambda old=worker: storm.pid_of("worker") not in (0, old), 60)
+        engine.wait_state(large.name, "attached", 90)
+    assert max(taken_over(host)[before:]) > 20, "it was in the middle"
+    large.wait_answer(60)
+    assert large.get("state") == "kept"
+    large.assert_whole()
+    wait_filled(large, engine)
+    large.assert_whole()
+    large.set("state", "after")
+    later = engine.create(large.name)
+    assert later["parent"] == large.point["id"]
+    large.busy(4000, pages=2000)
+    engine.restore(large.name, later["id"])
+    assert large.get("state") == "after"
+    large.assert_whole()
+
+
+def test_mhvd_ends_in_the_middle_of_a_fill(large, engine, host):
+    """Its worker brings the rest before it ends: the guest does not wait for the next mhvd."""
+    start_at(large, engine, host, large.point)
+    assert filling(large, engine)
+    host.drive("daemon", host.number, "mhvd", "stop")
+    try:
+        assert large.get("state") == "kept"
+        large.assert_whole()
+    finally:
+        host.drive("daemon", host.number, "mhvd", "start")
+    engine.wait_state(large.name, "attached", 90)
+    wait_filled(large, engine)
+    large.assert_whole()
+
+
+@pytest.mark.storm
+def test_storm_of_kills(large, engine, host):
+    """Some process dies at a random moment of a start at a checkpoint: it is done, or the guest is off, or has not run."""
+    print(f"MHV_SEED={SEED} MHV_KILLS={KILLS}")
+    storm = Storm(host, engine, large)
+    for _ in range((KILLS + 3) // 4):
+        shut_off(large, engine, host)
+        result = storm.strike(lambda: engine.restore(large.name, large.point["id"]), storm.random.choice(VICTIMS))
+        lab.wait_until("services to be back", lambda: all(map(storm.pid_of, VICTIMS[1:])), 60)
+        lab.wait_until("libvirt to answer", lambda: host.run("virsh", "-q", "version", check=False).returncode == 0, 60)
+        if isinstance(result, dict):
+            engine.wait_state(large.name, "attached", 90)
+            assert large.state == "running"
+        if large.state != "running":  # it has not run, or was ended again: another try is right
+            host.virsh("destroy", large.name, check=False)
+            engine.wait_state(large.name, "stopped", 90)
+            engine.restore(large.name, large.point["id"])
+        if storm.random.random() < 0.5:
+            pid = storm.pid_of("worker")
+            time.sleep(storm.random.uniform(0, 0.5))
+            if pid:
+                lab.kill(pid)
+        large.wait_answer(60)
+        engine.wait_state(large.name, "attached", 90)
+        assert large.get("state") == "kept"
+        large.assert_whole()
+        wait_filled(large, engine)
+        large.assert_whole()
