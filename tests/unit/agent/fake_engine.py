@@ -86,6 +86,7 @@ class FakeEngine:
             "services": ["checkpoint"],
             "checkpoint_interval_s": 0.0,
             "checkpoint_keep": 10,
+            "checkpoint_keep_policy": "",
             "checkpoint_disks": "required",
         }
         return [
