@@ -19,7 +19,7 @@ class Client:
         guest: str,
         services: Sequence[str],
         interval_s: float = ...,
-        keep: int = ...,
+        keep: int | str = ...,
         disks: str = ...,
         overhead_max: float = ...,
     ) -> None: ...

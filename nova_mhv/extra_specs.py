@@ -26,7 +26,8 @@ _DESCRIPTIONS = {
     "mhv:services": "Hypervisor services of the server, separated by commas: " + ", ".join(flavor.SERVICES) + ".",
     "mhv:checkpoint_interval_s": "Seconds between automatic checkpoints: 0 (none), or "
     f"{flavor.INTERVAL_S_MIN:g} to {flavor.INTERVAL_S_MAX:g}.",
-    "mhv:checkpoint_keep": f"How many automatic checkpoints stay: {flavor.KEEP_MIN} to {flavor.KEEP_MAX}.",
+    "mhv:checkpoint_keep": f"Which automatic checkpoints stay: {flavor.KEEP_MIN} to {flavor.KEEP_MAX} of the newest, "
+    f"or one per time by age, as in {flavor.KEEP_EXAMPLE}.",
     "mhv:checkpoint_overhead_max": "Percent of the server's time that automatic checkpoints may cost: "
     f"{flavor.OVERHEAD_MIN:g} to {flavor.OVERHEAD_MAX:g}; they come later rather than cost more.",
     "mhv:checkpoint_disks": "What to do with a disk that cannot be checkpointed: "

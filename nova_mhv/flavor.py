@@ -19,13 +19,17 @@ extra spec                            value                                   im
 ====================================  ======================================  ====================
 mhv:services                          names of SERVICES, separated by commas  -
 mhv:checkpoint_interval_s             0 (on demand), or 0.025 to 86400        may lengthen, or 0
-mhv:checkpoint_keep                   1 to 10000                              may lower
+mhv:checkpoint_keep                   1 to 10000, or 1m:all,1h:1s,1d:1m       may lower
 mhv:checkpoint_disks                  required, best-effort or none           -
 mhv:checkpoint_overhead_max           0.1 to 100 (percent)                    -
 ====================================  ======================================  ====================
 
 The image properties are named ``mhv_checkpoint_interval_s`` and
 ``mhv_checkpoint_keep``: an image may ask for less than its flavor, not more.
+
+What stays is a number of the newest automatic checkpoints, or pairs AGE:EVERY:
+``1m:all,1h:1s,1d:1m`` keeps all of the last minute, of the last hour one a
+second, of the last day one a minute, then none (cpp/keep/policy.h).
 """
 
 import dataclasses
@@ -44,10 +48,15 @@ OVERHEAD_MIN = 0.1
 OVERHEAD_MAX = 100.0
 KEEP_MIN = 1
 KEEP_MAX = 10000
+KEEP_PAIRS_MAX = 8
+KEEP_EXAMPLE = "1m:all,1h:1s,1d:1m"
 
 _VALUE_CHARS_MAX = 255
 _SHOWN_CHARS_MAX = 64
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_AGE_MAX_S = 520 * _UNITS_S["w"]
+_PAIR = re.compile(r"([0-9]{1,6})([smhdw]):(?:(all)|([0-9]{1,6})([smhdw]))")
 
 
 class FlavorError(ValueError):
@@ -56,14 +65,14 @@ class FlavorError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """``interval_s`` 0 takes no checkpoint by itself; ``keep`` counts the automatic ones.
+    """``interval_s`` 0 takes no checkpoint by itself; ``keep`` counts the automatic ones, or is the text of a policy.
 
     ``overhead_max`` percent of the server's time is what automatic ones may cost: they come later rather than cost more.
     """
 
     names: tuple[str, ...]
     interval_s: float = 0.0
-    keep: int = 10
+    keep: int | str = 10
     disks: str = "required"
     overhead_max: float = 10.0
 
@@ -97,10 +106,37 @@ def parse_interval(value: str) -> float:
     return interval_s
 
 
-def parse_keep(value: str) -> int:
-    valid = f"a whole number from {KEEP_MIN} to {KEEP_MAX}"
+def keep_pairs(value: str) -> list[tuple[int, int]]:
+    """A policy as (age, every) in seconds, every 0 for all. Raises FlavorError."""
+    pairs = []
+    for text in value.split(","):
+        match = _PAIR.fullmatch(text)
+        if not match:
+            break
+        age, age_unit, everything, every, every_unit = match.groups()
+        pairs.append((int(age) * _UNITS_S[age_unit], 0 if everything else int(every) * _UNITS_S[every_unit]))
+        if not 0 < pairs[-1][0] <= _AGE_MAX_S or pairs[-1][1] > pairs[-1][0] or not (everything or pairs[-1][1]):
+            break
+    else:
+        grow = all(a < b and x < y for (a, x), (b, y) in zip(pairs, pairs[1:], strict=False))
+        if grow and len(pairs) <= KEEP_PAIRS_MAX:
+            return pairs
+    raise FlavorError(f"{_shown(value)} does not say which checkpoints stay; valid: {_keep_valid()}")
+
+
+def _keep_valid() -> str:
+    return (
+        f"a whole number from {KEEP_MIN} to {KEEP_MAX}, or up to {KEEP_PAIRS_MAX} pairs AGE:EVERY of growing times"
+        f" such as {KEEP_EXAMPLE} (units: s, m, h, d, w)"
+    )
+
+
+def parse_keep(value: str) -> int | str:
+    if ":" in value:
+        keep_pairs(value)
+        return value
     if not re.fullmatch(r"[0-9]{1,6}", value) or not KEEP_MIN <= int(value) <= KEEP_MAX:
-        raise FlavorError(f"{_shown(value)} is no number of checkpoints to keep; valid: {valid}")
+        raise FlavorError(f"{_shown(value)} is no number of checkpoints to keep; valid: {_keep_valid()}")
     return int(value)
 
 
@@ -166,7 +202,7 @@ def parse(extra_specs: Mapping[str, str], image_properties: Mapping[str, str] | 
 
 
 def _lowered(asked: Services, image_properties: Mapping[str, str]) -> Services:
-    changes: dict[str, float | int] = {}
+    changes: dict[str, float | int | str] = {}
     for name, value in image_properties.items():
         if not name.startswith(IMAGE_PREFIX):
             continue
@@ -188,12 +224,26 @@ def _longer_interval(asked: Services, name: str, value: str) -> float:
     raise FlavorError(f"the image's {name}={value} asks for more than the flavor gives; valid: {valid}")
 
 
-def _lower_keep(asked: Services, name: str, value: str) -> int:
+def _lower_keep(asked: Services, name: str, value: str) -> int | str:
     keep = _image_value(name, value, parse_keep)
-    if keep <= asked.keep:
-        return keep
-    valid = f"{KEEP_MIN} to {asked.keep}"
+    if isinstance(asked.keep, int):
+        valid = f"{KEEP_MIN} to {asked.keep}"
+        if isinstance(keep, int) and keep <= asked.keep:
+            return keep
+    else:
+        valid = f"pairs AGE:EVERY that keep no more than {asked.keep}"
+        if isinstance(keep, str) and _keeps_no_more(keep_pairs(keep), keep_pairs(asked.keep)):
+            return keep
     raise FlavorError(f"the image's {name}={value} asks for more than the flavor gives; valid: {valid}")
+
+
+def _keeps_no_more(less: list[tuple[int, int]], more: list[tuple[int, int]]) -> bool:
+    """At every age that ``less`` keeps at all, ``more`` keeps at least as often."""
+    for age, every in less:
+        allowed = next((x for a, x in more if age <= a), None)
+        if allowed is None or every < allowed:
+            return False
+    return True
 
 
 def _image_value(name: str, value: str, parser):

@@ -109,7 +109,7 @@ class Guests:
             return flavor.Services(
                 names=tuple(options["services"]),
                 interval_s=options["checkpoint_interval_s"],
-                keep=options["checkpoint_keep"],
+                keep=options["checkpoint_keep_policy"] or options["checkpoint_keep"],
                 disks=options["checkpoint_disks"],
                 overhead_max=options["checkpoint_overhead_max"],
             )

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <optional>
+#include <variant>
 
 #include "client/client.h"
 #include "convert.h"
@@ -28,14 +29,15 @@ mhv::protocol::Reply call(Client& client, mhv::protocol::Request request, const 
   return client.call(std::move(request), report, fds);
 }
 
-void attach(Client& client, const std::string& guest, const std::vector<std::string>& services, double interval_s, std::uint32_t keep,
-            const std::string& disks, double overhead_max) {
+void attach(Client& client, const std::string& guest, const std::vector<std::string>& services, double interval_s,
+            const std::variant<std::uint32_t, std::string>& keep, const std::string& disks, double overhead_max) {
   mhv::protocol::Request request;
   auto& attach = *request.mutable_attach();
   attach.set_guest(guest);
   for (const std::string& service : services) attach.mutable_options()->add_services(service);
   attach.mutable_options()->set_checkpoint_interval_s(interval_s);
-  attach.mutable_options()->set_checkpoint_keep(keep);
+  const auto* const count = std::get_if<std::uint32_t>(&keep);
+  mhv::client::set_keep(*attach.mutable_options(), count != nullptr ? std::to_string(*count) : std::get<std::string>(keep));
   attach.mutable_options()->set_checkpoint_overhead_max(overhead_max);
   attach.mutable_options()->set_checkpoint_disks(mhv::client::parse_disk_policy(disks));
   call(client, std::move(request));
@@ -163,7 +165,7 @@ PYBIND11_MODULE(_engine, module) {
   py::class_<Client>(module, "Client")
       .def(py::init<std::string>(), py::arg("socket_path") = mhv::client::kDefaultSocket)
       .def_property_readonly("socket_path", &Client::socket_path)
-      .def("attach", &attach, py::arg("guest"), py::arg("services"), py::arg("interval_s") = 0.0, py::arg("keep") = 0,
+      .def("attach", &attach, py::arg("guest"), py::arg("services"), py::arg("interval_s") = 0.0, py::arg("keep") = std::uint32_t{0},
            py::arg("disks") = "required", py::arg("overhead_max") = 10.0)
       .def("detach", &detach, py::arg("guest"))
       .def("forget", &forget, py::arg("guest"))

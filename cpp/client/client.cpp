@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <charconv>
 #include <cstring>
 
 #include "base/frame.h"
@@ -102,6 +103,19 @@ protocol::DiskPolicy parse_disk_policy(const std::string& text) {
     if (text == disk_policy_name(policy)) return policy;
   }
   throw Error(Code::kInvalid, "unknown disk policy \"" + text.substr(0, 64) + "\"", "it is one of required, best-effort, none");
+}
+
+void set_keep(protocol::ServiceOptions& options, const std::string& text) {
+  if (text.find(':') != std::string::npos) {
+    options.set_checkpoint_keep_policy(text);
+    return;
+  }
+  std::uint32_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc{} || end != text.data() + text.size()) {
+    throw Error(Code::kInvalid, "\"" + text + "\" does not say which checkpoints stay", "a number, or pairs such as 1m:all,1h:1s,1d:1m");
+  }
+  options.set_checkpoint_keep(count);
 }
 
 const char* disk_policy_name(protocol::DiskPolicy policy) {

@@ -46,6 +46,8 @@ Error error_of(const protocol::Error& error);
 
 // "required", "best-effort" or "none"; throws kInvalid naming the three.
 protocol::DiskPolicy parse_disk_policy(const std::string& text);
+// Which automatic checkpoints stay: a number, or a policy, which mhvd checks (keep/policy.h). Throws kInvalid.
+void set_keep(protocol::ServiceOptions& options, const std::string& text);
 const char* disk_policy_name(protocol::DiskPolicy policy);
 
 }  // namespace mhv::client

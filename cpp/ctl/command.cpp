@@ -22,7 +22,7 @@ DOMAIN is a libvirt name or UUID, ID a checkpoint's UUID.
 Exit status: 0 done; 2 wrong command line; 10 + error code otherwise:
   10 internal   11 invalid  12 not-found  13 exists   14 unsupported  15 busy
   16 gone       17 no-space 18 corrupt    19 version  20 permission   21 unavailable
-"checkpoint verify" also ends with 18 when it finds a problem.)";
+"checkpoint verify" and "store check" also end with 18 when they find a problem, "store repair" when a checkpoint was lost.)";
 
 struct Options {
   std::string socket = client::kDefaultSocket;
@@ -40,7 +40,7 @@ struct Options {
   double interval_s = 0;
   double overhead_max = 10;
   double timeout_s = 600;
-  std::uint32_t keep = 0;
+  std::string keep = "10";
   std::uint32_t limit = 0;
 };
 
@@ -76,7 +76,7 @@ class Commands {
     for (const std::string& service : options_.services) attach.mutable_options()->add_services(service);
     attach.mutable_options()->set_checkpoint_interval_s(options_.interval_s);
     attach.mutable_options()->set_checkpoint_overhead_max(options_.overhead_max);
-    attach.mutable_options()->set_checkpoint_keep(options_.keep);
+    client::set_keep(*attach.mutable_options(), options_.keep);
     attach.mutable_options()->set_checkpoint_disks(client::parse_disk_policy(options_.disks));
     call(std::move(request));
     return done("attached");
@@ -168,6 +168,27 @@ class Commands {
     return report.problems().empty() ? 0 : 10 + static_cast<int>(Code::kCorrupt);
   }
 
+  int store_repair() {
+    Request request;
+    request.mutable_store_repair()->set_guest(options_.guest);
+    const auto report = call(std::move(request)).repair();
+    print(options_.json ? to_json(report) + "\n" : repair_text(report));
+    return report.lost().empty() ? 0 : 10 + static_cast<int>(Code::kCorrupt);
+  }
+  int store_stat() {
+    Request request;
+    request.mutable_store_stat()->set_guest(options_.guest);
+    const auto reply = call(std::move(request)).store_stat();
+    return print(options_.json ? to_json(reply) + "\n" : store_stat_text(reply));
+  }
+  int store_compact() {
+    Request request;
+    request.mutable_store_compact()->set_guest(options_.guest);
+    const auto reply = call(std::move(request)).store_compact();
+    if (options_.json) return print(to_json(reply) + "\n");
+    return print(bytes_text(reply.bytes_before()) + " on the disk before, " + bytes_text(reply.bytes_after()) + " now\n");
+  }
+
  private:
   protocol::Reply call(Request request) {
     Progress progress(!options_.json);
@@ -206,6 +227,7 @@ class CommandLine {
     app_.add_flag("--json", options_.json, "one line of JSON on standard output, errors too");
     add_guest_commands();
     add_checkpoint_commands();
+    add_store_commands();
   }
 
   int run(int argc, const char* const* argv) {
@@ -244,7 +266,8 @@ class CommandLine {
         .add_option("--overhead-max", options_.overhead_max,
                     "percent of the guest's time that these may cost; they come later rather than cost more")
         ->capture_default_str();
-    attach.add_option("--keep", options_.keep, "how many automatic checkpoints stay; 0: 10");
+    attach.add_option("--keep", options_.keep, "which automatic checkpoints stay: a number, or pairs AGE:EVERY such as 1m:all,1h:1s,1d:1m")
+        ->capture_default_str();
     attach.add_option("--disks", options_.disks, "required: refuse a guest with a disk that cannot be checkpointed; best-effort; none")
         ->check(CLI::IsMember({"required", "best-effort", "none"}))
         ->capture_default_str();
@@ -274,6 +297,15 @@ class CommandLine {
     save.add_option("--file", options_.file, "new file; an existing one is refused")->required();
     save.add_option("--disks", options_.disks_folder, "also write the disks of that point into this folder (qemu-img)");
     add(group, "verify", "read and check everything stored for a guest", &Commands::verify);
+  }
+
+  void add_store_commands() {
+    CLI::App& group = *app_.add_subcommand("store", "check, repair, stat, compact: what is on the disk for a guest");
+    group.require_subcommand(1);
+    add(group, "check", "read and check everything stored for a guest", &Commands::verify);
+    add(group, "repair", "drop what is damaged, keep every checkpoint that is whole, say what was lost", &Commands::store_repair);
+    add(group, "stat", "sizes, what is saved, and how contents are encoded", &Commands::store_stat);
+    add(group, "compact", "give back now all space that nothing needs", &Commands::store_compact);
   }
 
   void with_id(CLI::App& command) { command.add_option("ID", options_.id, "checkpoint")->required(); }

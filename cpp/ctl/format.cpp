@@ -93,7 +93,9 @@ std::string status_details(const protocol::GuestStatus& guest) {
             {"services", join(options.services())},
             {"interval", options.checkpoint_interval_s() > 0 ? number_text(options.checkpoint_interval_s(), "s") : "on demand"},
             {"overhead", options.checkpoint_interval_s() > 0 ? "at most " + number_text(options.checkpoint_overhead_max(), "%") : ""},
-            {"keep", options.checkpoint_keep() == 0 ? "10 (default)" : std::to_string(options.checkpoint_keep())},
+            {"keep", !options.checkpoint_keep_policy().empty() ? options.checkpoint_keep_policy()
+                     : options.checkpoint_keep() == 0          ? "10 (default)"
+                                                               : std::to_string(options.checkpoint_keep())},
             {"disks", client::disk_policy_name(options.checkpoint_disks())},
             {"accelerator", guest.accelerator()},
             {"monitor", guest.accelerator().empty() ? ""
@@ -160,6 +162,28 @@ std::string verify_text(const protocol::VerifyReport& report) {
   out += std::to_string(report.problems_size()) + " problems\n";
   for (const std::string& problem : report.problems()) out += "  " + problem + "\n";
   return out;
+}
+
+std::string repair_text(const protocol::RepairReport& report) {
+  std::string out;
+  for (const std::string& problem : report.problems()) out += "  " + problem + "\n";
+  for (const std::string& id : report.lost()) out += "lost: checkpoint " + id + "\n";
+  const std::string kept = std::to_string(report.kept()) + " checkpoints are whole and were kept\n";
+  return report.problems().empty() ? "nothing is damaged; " + kept : out + kept;
+}
+
+std::string store_stat_text(const protocol::StoreStatReply& stat) {
+  std::string out = details({{"checkpoints", std::to_string(stat.checkpoints())},
+                             {"deleted, still needed", std::to_string(stat.links())},
+                             {"changed pages", std::to_string(stat.pages()) + " (" + bytes_text(stat.pages() * 4096) + ")"},
+                             {"on the disk", bytes_text(stat.bytes()) + " in " + std::to_string(stat.segments()) + " segments"},
+                             {"saved", std::to_string(static_cast<int>(stat.saved_fraction() * 100)) + "%"},
+                             {"contents", std::to_string(stat.contents())}});
+  Rows rows;
+  for (const protocol::StoreEncoding& one : stat.encodings()) {
+    rows.push_back({one.name(), std::to_string(one.contents()), bytes_text(one.bytes())});
+  }
+  return out + table({"ENCODING", "CONTENTS", "STORED"}, rows);
 }
 
 std::string bytes_text(std::uint64_t bytes) {

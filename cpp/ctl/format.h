@@ -19,6 +19,9 @@ std::string checkpoint_details(const protocol::Checkpoint& checkpoint);
 std::string self_test_text(const protocol::SelfTestReply& reply);
 std::string verify_text(const protocol::VerifyReport& report);
 
+std::string repair_text(const protocol::RepairReport& report);
+std::string store_stat_text(const protocol::StoreStatReply& stat);
+
 std::string bytes_text(std::uint64_t bytes);                    // "12.3 MiB"
 std::string time_text(std::int64_t ns_since_1970);              // "2026-01-31 12:00:00Z"
 std::string progress_text(const protocol::Progress& progress);  // "copying memory 40%"

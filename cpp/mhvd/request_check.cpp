@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "keep/policy.h"
 #include "mhvd/guest_conf.h"
 
 namespace mhv::mhvd {
@@ -41,6 +42,7 @@ void check_options(const protocol::ServiceOptions& options) {
   }
   if (options.checkpoint_keep() > kKeepMax)
     throw Error(Code::kInvalid, "more than " + std::to_string(kKeepMax) + " checkpoints cannot be kept");
+  if (!options.checkpoint_keep_policy().empty()) keep::Policy::parse(options.checkpoint_keep_policy());
   const double overhead = options.checkpoint_overhead_max();
   if (!std::isfinite(overhead) || overhead < 0 || overhead > 100 || (overhead > 0 && overhead < kOverheadMinPercent)) {
     throw Error(Code::kInvalid, "the share of the guest's time for checkpoints is out of range", "0.1 to 100 percent");
@@ -105,7 +107,10 @@ void check_request(const protocol::Request& request, std::size_t fds) {
     case Kind::kDetach:
     case Kind::kForget:
     case Kind::kRelease:
-    case Kind::kCheckpointVerify: check_guest(guest_of(request)); break;
+    case Kind::kCheckpointVerify:
+    case Kind::kStoreRepair:
+    case Kind::kStoreStat:
+    case Kind::kStoreCompact: check_guest(guest_of(request)); break;
     case Kind::BODY_NOT_SET:
       throw Error(Code::kInvalid, "this mhvd does not know that request", "run the same release of nova-mhv on both sides");
   }
@@ -126,6 +131,9 @@ std::string guest_of(const protocol::Request& request) {
     case Kind::kCheckpointRestore: return request.checkpoint_restore().guest();
     case Kind::kCheckpointExport: return request.checkpoint_export().guest();
     case Kind::kCheckpointVerify: return request.checkpoint_verify().guest();
+    case Kind::kStoreRepair: return request.store_repair().guest();
+    case Kind::kStoreStat: return request.store_stat().guest();
+    case Kind::kStoreCompact: return request.store_compact().guest();
     case Kind::kSelfTest:
     case Kind::BODY_NOT_SET: break;
   }

@@ -16,7 +16,7 @@ std::uint64_t random_identity() {
 
 }  // namespace
 
-Appender::Appender(Segments& segments, bool fresh) : segments_(segments), fresh_(fresh) { segments_.finish_cuts(); }
+Appender::Appender(Segments& segments) : segments_(segments) { segments_.finish_cuts(); }
 
 Appender::~Appender() {
   if (published_) return;
@@ -29,7 +29,7 @@ Appender::~Appender() {
 void Appender::begin_segment() {
   const Position& end = segments_.end();
   Part part;
-  if (parts_.empty() && !fresh_ && segments_.appendable_ && end.offset < segments_.roll_bytes_) {
+  if (parts_.empty() && segments_.appendable_ && end.offset < segments_.roll_bytes_) {
     part.number = end.segment;
     part.identity = segments_.segments_.at(end.segment).identity;
     part.from = part.to = end.offset;
@@ -45,39 +45,45 @@ void Appender::begin_segment() {
   part.identity = random_identity();
   part.created = true;
   part.path = segments_.segment_path(part.number);
-  const auto header = serialize_segment_header(part.number, part.identity);
-  part.to = header.size();
+  buffer_ = serialize_segment_header(part.number, part.identity, segments_.secret_);
+  part.to = buffer_.size();
   parts_.push_back(std::move(part));  // before the file is there, so that a failure deletes it
   parts_.back().file = segments_.files_.create(parts_.back().path);
-  std::copy(header.begin(), header.end(), buffer_.get());
-  filled_ = header.size();
 }
 
-void Appender::append(const PageKey& key, Encoding encoding, std::span<const std::byte> payload) {
-  if (!buffer_) buffer_ = std::make_unique_for_overwrite<std::byte[]>(kBufferBytes + kRecordBytesMax);
+Ref Appender::append(Kind kind, const PageKey& key, std::span<const std::byte> payload) {
   if (parts_.empty() || parts_.back().to >= segments_.roll_bytes_) begin_segment();
   Part& part = parts_.back();
-  const std::size_t bytes = record_bytes(payload.size());
-  serialize_record(key, encoding, payload, buffer_.get() + filled_);
-  filled_ += bytes;
-  const auto offset = static_cast<std::uint32_t>(part.to);
-  const auto stored = static_cast<std::uint16_t>(payload.size());
-  part.entries.push_back({key, offset, stored, 0});
-  pending_.insert(key, {part.number, offset, stored});
+  const std::size_t bytes = record_bytes(payload.size()), filled = buffer_.size();
+  if (buffer_.capacity() < filled + bytes) buffer_.reserve(std::max(kBufferBytes + kPageRecordBytesMax, filled + bytes));
+  buffer_.resize(filled + bytes);
+  checksum_ = next_batch_checksum(checksum_, serialize_record(kind, key, payload, buffer_.data() + filled));
+  const Ref ref{part.number, static_cast<std::uint32_t>(part.to), static_cast<std::uint32_t>(payload.size())};
   part.to += bytes;
   bytes_ += bytes;
-  if (filled_ >= kBufferBytes) flush();
+  if (buffer_.size() >= kBufferBytes) flush();
+  return ref;
+}
+
+void Appender::append_page(Kind kind, const PageKey& key, std::span<const std::byte> payload) {
+  const Ref ref = append(kind, key, payload);
+  const PageKey base = base_of({kind, key, payload, 0});
+  parts_.back().pages.push_back({key, ref.offset, ref.stored, base});
+  pending_.insert(key, {ref.segment, ref.offset, ref.stored}, base);
 }
 
 void Appender::flush() {
-  if (filled_ == 0) return;
+  if (buffer_.empty()) return;
   const Part& part = parts_.back();
-  segments_.files_.write(part.file, std::span(buffer_.get(), filled_), part.to - filled_, part.path);
-  filled_ = 0;
+  segments_.files_.write(part.file, buffer_, part.to - buffer_.size(), part.path);
+  buffer_.clear();
 }
 
-Position Appender::sync() {
-  if (parts_.empty()) return segments_.end();
+// All parts are synced, the one with the frame too: which of them reaches the disk first does not matter, for the frame
+// counts only with its batch.
+void Appender::commit(std::uint64_t number, const Transaction& transaction) {
+  const std::string payload = serialize_transaction(transaction);
+  append(Kind::kFrame, frame_key(number, checksum_), std::as_bytes(std::span(payload)));
   flush();
   bool created = false;
   for (const Part& part : parts_) {
@@ -85,24 +91,25 @@ Position Appender::sync() {
     created = created || part.created;
   }
   if (created) segments_.files_.sync_directory(segments_.segments_folder_);
-  return {parts_.back().number, parts_.back().to};
 }
 
-void Appender::publish(KeyIndex& index) {
+bool Appender::publish(KeyIndex& index) {
   published_ = true;
+  bool begun = false;
   index.reserve(index.size() + pending_.size());
   for (Part& part : parts_) {
     if (part.created) {  // whatever was appended to before is full now
-      if (segments_.appendable_) segments_.unsaved_[segments_.end_.segment] = std::move(segments_.last_entries_);
-      segments_.last_entries_.clear();
+      segments_.close_last();
       segments_.appendable_ = true;
+      begun = true;
     }
     segments_.segments_[part.number] = {part.to, part.identity};
     segments_.end_ = {part.number, part.to};
-    for (const IndexEntry& entry : part.entries) index.insert(entry.key, {part.number, entry.offset, entry.stored});
-    segments_.last_entries_.insert(segments_.last_entries_.end(), part.entries.begin(), part.entries.end());
-    segments_.last_entries_saved_ = false;
+    for (const IndexedPage& page : part.pages) index.insert(page.key, {part.number, page.offset, page.stored}, page.base);
+    segments_.last_pages_.insert(segments_.last_pages_.end(), part.pages.begin(), part.pages.end());
+    segments_.last_pages_saved_ = false;
   }
+  return begun;
 }
 
 }  // namespace mhv::store

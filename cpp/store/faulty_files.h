@@ -113,7 +113,11 @@ class FaultyFiles : public FileOps {
       if (now.size() <= content->size()) continue;
       std::string more = now.substr(content->size());  // not synced: some of it, perhaps with a hole
       if (lucky()) more.resize((*luck)() % (more.size() + 1));
-      if (lucky() && !more.empty()) std::fill_n(more.begin(), (*luck)() % more.size(), '\0');
+      if (lucky()) {  // sectors reach the disk in any order
+        for (std::size_t at = 0; at < more.size(); at += 512) {
+          if (lucky()) std::fill_n(more.begin() + static_cast<std::ptrdiff_t>(at), std::min<std::size_t>(512, more.size() - at), '\0');
+        }
+      }
       after[path] += more;
     }
     for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {

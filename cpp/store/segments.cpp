@@ -11,7 +11,8 @@
 namespace mhv::store {
 namespace {
 
-constexpr std::size_t kOpenedMax = 64;
+constexpr std::size_t kOpenedMax = 256;
+constexpr std::uint64_t kFileBytesMax = kSegmentBytesMax + 2 * std::uint64_t{kStoredMax};
 
 // The number in "NNNNNNNNNN.ext"; 0 for any other name.
 std::uint32_t number_of(const std::string& name, const std::string& extension) {
@@ -39,40 +40,51 @@ std::string numbered(const std::string& folder, std::uint32_t number, const char
 Segments::Segments(const std::string& store_folder, FileOps& files, std::uint64_t roll_bytes)
     : segments_folder_(store_folder + "/segments"), index_folder_(store_folder + "/index"), files_(files), roll_bytes_(roll_bytes) {}
 
-void Segments::open(const Position& committed, KeyIndex& index) {
-  end_ = committed;
+std::map<std::uint32_t, std::uint64_t> Segments::list_files(std::uint32_t first) {
   auto found = numbered_files(segments_folder_, ".seg");
-  for (auto it = found.upper_bound(committed.segment); it != found.end(); it = found.erase(it)) files_.unlink(segment_path(it->first));
-  const auto last = found.find(committed.segment);
-  if (last != found.end() && last->second > committed.offset) {
-    files_.truncate(segment_path(last->first), committed.offset);
-    last->second = committed.offset;
-  }
+  for (auto it = found.begin(); it != found.end() && it->first < first; it = found.erase(it)) files_.unlink(segment_path(it->first));
   for (const auto& [number, bytes] : numbered_files(index_folder_, ".idx")) {
     if (!found.contains(number)) files_.unlink(index_path(number));
   }
-  for (const auto& [number, bytes] : found) load_segment(number, bytes, number == committed.segment, index);
-  save_indexes(false);
+  return found;
 }
 
-void Segments::load_segment(std::uint32_t number, std::uint64_t bytes, bool last, KeyIndex& index) {
-  const std::string path = segment_path(number);
-  bool whole = bytes <= kSegmentBytesMax + kRecordBytesMax;
-  if (!whole) problems_.push_back(path + ": is longer than any segment");
-  if (last && bytes < end_.offset) {
-    whole = false;
-    problems_.push_back(fmt::format("{}: {} bytes are missing at its end", path, end_.offset - bytes));
+std::optional<Secret> Segments::find_secret(const std::map<std::uint32_t, std::uint64_t>& files) const {
+  for (const auto& [number, bytes] : files) {
+    try {
+      std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
+      pread_all(Fd::open(segment_path(number), O_RDONLY).get(), head, 0, "segment");
+      return parse_segment_header(head, number).secret;
+    } catch (const Error& error) {
+      if (error.code() == Code::kVersion) throw Error(error.code(), segment_path(number) + ": " + error.what(), error.hint());
+    }
   }
-  bytes = std::min<std::uint64_t>(bytes, kSegmentBytesMax + kRecordBytesMax);
-  const Fd fd = Fd::open(path, O_RDONLY);
+  return std::nullopt;
+}
+
+std::vector<std::byte> Segments::read_segment(std::uint32_t number, std::uint64_t bytes) const {
+  std::vector<std::byte> out(std::min(bytes, kFileBytesMax));
+  pread_all(file(number)->get(), out, 0, segment_path(number).c_str());
+  return out;
+}
+
+void Segments::load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index) {
+  const std::string path = segment_path(number);
+  bool whole = bytes <= kFileBytesMax;
+  if (!whole) problems_.push_back(path + ": is longer than any segment");
+  bytes = std::min(bytes, kFileBytesMax);
   Segment segment{bytes, 0};
-  std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
-  pread_all(fd.get(), head, 0, path.c_str());
-  std::optional<IndexFile> saved;
+  IndexFile known;
   try {
-    segment.identity = parse_segment_header(head, number);
-    const std::string text = read_file(index_path(number), kSegmentBytesMax);
-    saved = parse_index(std::as_bytes(std::span(text)), number, segment.identity);
+    std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
+    pread_all(file(number)->get(), head, 0, path.c_str());
+    const SegmentHeader header = parse_segment_header(head, number);
+    segment.identity = header.identity;
+    if (header.secret != secret_) throw Error(Code::kCorrupt, "segment is of another store");
+    const std::string text = read_file(index_path(number), 2 * kFileBytesMax);
+    if (auto saved = parse_index(std::as_bytes(std::span(text)), number, segment.identity); saved && saved->covered <= bytes) {
+      known = std::move(*saved);
+    }
   } catch (const Error& error) {
     if (error.code() == Code::kVersion) throw Error(error.code(), path + ": " + error.what(), error.hint());
     if (error.code() == Code::kCorrupt) {
@@ -80,27 +92,44 @@ void Segments::load_segment(std::uint32_t number, std::uint64_t bytes, bool last
       problems_.push_back(path + ": " + error.what());
     }
   }
-  IndexFile known;
-  if (saved && saved->covered <= bytes) known = std::move(*saved);
   known.covered = std::max<std::uint64_t>(known.covered, sizeof(SegmentHeader));
   const bool scanned = known.covered < bytes;
   if (scanned) {
-    std::vector<std::byte> content(bytes);
-    pread_all(fd.get(), content, 0, path.c_str());
-    const Scan scan = scan_records(content, known.covered, bytes);
-    if (scan.damaged_bytes != 0) problems_.push_back(fmt::format("{}: {} bytes are damaged", path, scan.damaged_bytes));
-    known.entries.insert(known.entries.end(), scan.entries.begin(), scan.entries.end());
+    const std::uint64_t damaged =
+        scan_records(read_segment(number, bytes), known.covered, bytes, [&](const Record& record, std::uint64_t offset) {
+          if (!is_page(record.kind)) return;
+          known.pages.push_back(
+              {record.key, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(record.payload.size()), base_of(record)});
+        });
+    if (damaged != 0) {
+      whole = false;
+      problems_.push_back(fmt::format("{}: {} bytes are damaged", path, damaged));
+    }
   }
-  index.reserve(index.size() + known.entries.size());
-  for (const IndexEntry& entry : known.entries) index.insert(entry.key, {number, entry.offset, entry.stored});
+  index.reserve(index.size() + known.pages.size());
+  for (const IndexedPage& page : known.pages) index.insert(page.key, {number, page.offset, page.stored}, page.base);
   segments_[number] = segment;
-  if (last && whole) {
-    appendable_ = true;
-    last_entries_ = std::move(known.entries);
-    last_entries_saved_ = !scanned;
-  } else if (scanned && whole) {
-    unsaved_[number] = std::move(known.entries);
+  // The last one that is loaded is the one that may be appended to.
+  if (appendable_ && !last_pages_saved_) unsaved_[end_.segment] = std::move(last_pages_);
+  end_ = {number, bytes};
+  appendable_ = whole;
+  last_pages_ = std::move(known.pages);
+  last_pages_saved_ = !scanned;
+}
+
+void Segments::finish_opening(const Position& end, const std::map<std::uint32_t, std::uint64_t>& files) {
+  for (auto it = files.rbegin(); it != files.rend() && it->first > end.segment; ++it) files_.unlink(segment_path(it->first));
+  const auto last = files.find(end.segment);
+  if (last != files.end() && last->second > end.offset) files_.truncate(segment_path(last->first), end.offset);
+  if (last != files.end() && last->second < end.offset) {
+    appendable_ = false;
+    problems_.push_back(fmt::format("{}: {} bytes are missing at its end", segment_path(end.segment), end.offset - last->second));
   }
+  if (end_ != end) appendable_ = false;
+  end_ = end;
+  const std::lock_guard lock(opened_mutex_);
+  opened_.clear();  // a deleted file's number is used again
+  save_indexes(false);
 }
 
 std::uint64_t Segments::bytes() const {
@@ -111,16 +140,10 @@ std::uint64_t Segments::bytes() const {
 
 std::shared_ptr<const Fd> Segments::file(std::uint32_t number) const {
   const std::lock_guard lock(opened_mutex_);
-  auto& entry = opened_[number];
-  if (entry) return entry;
-  std::shared_ptr<const Fd> fd;
-  try {
-    fd = std::make_shared<const Fd>(Fd::open(segment_path(number), O_RDONLY));
-  } catch (...) {
-    opened_.erase(number);
-    throw;
-  }
-  if (opened_.size() > kOpenedMax) opened_.clear();
+  const auto known = opened_.find(number);
+  if (known != opened_.end()) return known->second;
+  auto fd = std::make_shared<const Fd>(Fd::open(segment_path(number), O_RDONLY));
+  if (opened_.size() >= kOpenedMax) opened_.clear();
   opened_[number] = fd;
   return fd;
 }
@@ -131,7 +154,7 @@ void Segments::forget(const std::vector<std::uint32_t>& numbers) {
     unsaved_.erase(number);
     if (number == end_.segment) {
       appendable_ = false;
-      last_entries_.clear();
+      last_pages_.clear();
     }
     const std::lock_guard lock(opened_mutex_);
     opened_.erase(number);
@@ -146,30 +169,36 @@ void Segments::delete_files(const std::vector<std::uint32_t>& numbers) {
   if (!numbers.empty()) files_.sync_directory(segments_folder_);
 }
 
+void Segments::close_last() {
+  if (appendable_ && !last_pages_saved_) unsaved_[end_.segment] = std::move(last_pages_);
+  last_pages_.clear();
+  appendable_ = false;
+}
+
 void Segments::save_indexes(bool with_last) noexcept {
   try {
-    if (with_last && appendable_ && !last_entries_saved_) unsaved_[end_.segment] = last_entries_;
+    if (with_last && appendable_ && !last_pages_saved_) unsaved_[end_.segment] = last_pages_;
     for (auto it = unsaved_.begin(); it != unsaved_.end(); it = unsaved_.erase(it)) {
       const Segment& segment = segments_.at(it->first);
       const std::string path = index_path(it->first);
       const Fd file = files_.create(path);
       files_.write(file, serialize_index(it->first, segment.identity, segment.bytes, it->second), 0, path);
     }
-    if (with_last) last_entries_saved_ = true;
+    if (with_last) last_pages_saved_ = true;
   } catch (const std::exception&) {
     unsaved_.clear();  // derived: the next open() reads the segment instead
   }
 }
 
 void Segments::cut(std::uint32_t number, std::uint64_t bytes) noexcept {
+  {
+    const std::lock_guard lock(opened_mutex_);
+    opened_.erase(number);
+  }
+  cuts_[number] = bytes;
   try {
-    if (bytes == 0) {
-      files_.unlink(segment_path(number));
-    } else {
-      files_.truncate(segment_path(number), bytes);
-    }
-  } catch (const std::exception&) {
-    cuts_[number] = bytes;
+    finish_cuts();
+  } catch (const std::exception&) {  // the next Appender tries again before it writes
   }
 }
 

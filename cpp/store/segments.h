@@ -1,4 +1,4 @@
-// The segment files: appended to by one Appender at a time, read by anybody.
+// The log: segment files, appended to by one Appender at a time, read by anybody.
 //
 // Only the segment in which the committed position stands is appended to; the others are never changed again.
 #pragma once
@@ -29,21 +29,34 @@ class Segments {
 
   // `roll_bytes`: a segment that has reached it gets no further record.
   Segments(const std::string& store_folder, FileOps& files, std::uint64_t roll_bytes);
-  // Cuts off what stands behind `committed` and puts every record before it into `index`.
-  void open(const Position& committed, KeyIndex& index);
+
+  // ---- opening, in this order (recovery.cpp)
+  // The files that are there, with their lengths; index files of no segment are deleted, and segments before `first`.
+  std::map<std::uint32_t, std::uint64_t> list_files(std::uint32_t first);
+  // The secret that the headers name; nullopt: no header is whole.
+  std::optional<Secret> find_secret(const std::map<std::uint32_t, std::uint64_t>& files) const;
+  void use_secret(const Secret& secret) { secret_ = secret; }
+  // Takes in one segment, its pages before `bytes`, which are committed, into `index`.
+  void load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index);
+  // Cuts off what stands behind `end`; the next batch goes there.
+  void finish_opening(const Position& end, const std::map<std::uint32_t, std::uint64_t>& files);
 
   const Position& end() const { return end_; }
   const std::map<std::uint32_t, Segment>& all() const { return segments_; }
   std::uint64_t bytes() const;
-  // Damage that open() stepped over, one line each.
+  // Damage that opening stepped over, one line each.
   const std::vector<std::string>& problems() const { return problems_; }
   // Thread-safe. The file stays readable while it is held, also when it was deleted since.
   std::shared_ptr<const Fd> file(std::uint32_t number) const;
+  std::string segment_path(std::uint32_t number) const { return numbered(segments_folder_, number, ".seg"); }
+  std::vector<std::byte> read_segment(std::uint32_t number, std::uint64_t bytes) const;
 
   // Forgets segments whose live records are elsewhere by now ...
   void forget(const std::vector<std::uint32_t>& numbers);
   // ... and deletes their files.
   void delete_files(const std::vector<std::uint32_t>& numbers);
+  // The next batch begins a new segment.
+  void close_last();
   // Index files of segments that are full (or, at the end, of the last too). A failure costs only time at the next open.
   void save_indexes(bool with_last) noexcept;
   // Cuts off what a dropped Appender could not. Throws when it still cannot be done.
@@ -51,42 +64,41 @@ class Segments {
 
  private:
   friend class Appender;
-  void load_segment(std::uint32_t number, std::uint64_t bytes, bool last, KeyIndex& index);
   void cut(std::uint32_t number, std::uint64_t bytes) noexcept;
-  std::string segment_path(std::uint32_t number) const { return numbered(segments_folder_, number, ".seg"); }
   std::string index_path(std::uint32_t number) const { return numbered(index_folder_, number, ".idx"); }
 
   const std::string segments_folder_, index_folder_;
   FileOps& files_;
   const std::uint64_t roll_bytes_;
+  Secret secret_{};
   std::map<std::uint32_t, Segment> segments_;
   Position end_;
-  bool appendable_ = false;               // end_ stands in a whole segment that may get more records
-  std::vector<IndexEntry> last_entries_;  // of the segment in which end_ stands, when appendable_
-  bool last_entries_saved_ = false;
-  std::map<std::uint32_t, std::vector<IndexEntry>> unsaved_;  // index files to be written
-  std::map<std::uint32_t, std::uint64_t> cuts_;               // still to be cut: number -> bytes that stay, 0: delete
+  bool appendable_ = false;              // end_ stands in a whole segment that may get more records
+  std::vector<IndexedPage> last_pages_;  // of the segment in which end_ stands, when appendable_
+  bool last_pages_saved_ = false;
+  std::map<std::uint32_t, std::vector<IndexedPage>> unsaved_;  // index files to be written
+  std::map<std::uint32_t, std::uint64_t> cuts_;                // still to be cut: number -> bytes that stay, 0: delete
   std::vector<std::string> problems_;
   mutable std::mutex opened_mutex_;  // the innermost lock
   mutable std::map<std::uint32_t, std::shared_ptr<const Fd>> opened_;
 };
 
-// Records behind the committed position. Dropped without publish(): they are cut off again.
+// A batch: records behind the committed position, ended by commit(). Dropped without publish(): they are cut off again.
 class Appender {
  public:
-  // `fresh`: begin a new segment.
-  Appender(Segments& segments, bool fresh);
+  explicit Appender(Segments& segments);
   ~Appender();
   Appender(const Appender&) = delete;
   Appender& operator=(const Appender&) = delete;
 
-  void append(const PageKey& key, Encoding encoding, std::span<const std::byte> payload);
-  bool has(const PageKey& key) const { return pending_.find(key).has_value(); }
+  void append_page(Kind kind, const PageKey& key, std::span<const std::byte> payload);
+  Ref append(Kind kind, const PageKey& key, std::span<const std::byte> payload);
+  std::optional<Content> find(const PageKey& key) const { return pending_.find(key); }
   std::uint64_t bytes() const { return bytes_; }  // of all records so far
-  // Makes them durable and says where they end.
-  Position sync();
-  // They count from now on. The caller holds off all readers of the Segments and of `index`.
-  void publish(KeyIndex& index);
+  // Adds the frame and makes all of it durable.
+  void commit(std::uint64_t number, const Transaction& transaction);
+  // They count from now on. The caller holds off all readers of the Segments and of `index`. True: a segment was begun.
+  bool publish(KeyIndex& index);
 
  private:
   struct Part {
@@ -95,18 +107,16 @@ class Appender {
     bool created = false;
     Fd file;
     std::string path;
-    std::vector<IndexEntry> entries;
+    std::vector<IndexedPage> pages;
   };
   void begin_segment();
   void flush();
 
   Segments& segments_;
   std::vector<Part> parts_;
-  std::unique_ptr<std::byte[]> buffer_;  // its first `filled_` bytes are the last part's before `to`
-  std::size_t filled_ = 0;
+  std::vector<std::byte> buffer_;  // the last part's bytes before `to`
   KeyIndex pending_;
-  std::uint64_t bytes_ = 0;
-  bool fresh_;
+  std::uint64_t bytes_ = 0, checksum_ = 0;
   bool published_ = false;
 };
 

@@ -3,105 +3,13 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "store/page_codec.h"
 #include "store/store_impl.h"
 
 namespace mhv::store {
-namespace {
-
-constexpr const char* kDamageHint =
-    "run mhvctl checkpoint verify: it names everything that is damaged; other checkpoints are not touched by it";
-
-}  // namespace
 
 WriteToken::WriteToken(std::atomic_flag& flag) : flag_(flag) {
   if (flag.test_and_set()) throw Error(Code::kBusy, "a checkpoint of this guest is being written or deleted", "try again when it is done");
 }
-
-void set_entries(PageTable& table, std::span<const PageEntry> entries) {
-  for (const PageEntry& entry : entries) {
-    if (entry.page.value < table.size()) table[entry.page.value] = entry.key;
-  }
-}
-
-// ---- Impl
-
-Manifest Store::Impl::load_manifest(const std::string& id) const {
-  const std::string path = manifest_path(id);
-  try {
-    const std::string text =
-        read_file(path, sizeof(ManifestHeader) + kInfoBytesMax + kEntriesMax * sizeof(PageEntry) + kManifestTrailerBytes);
-    Manifest manifest = parse_manifest(std::as_bytes(std::span(text)));
-    if (manifest.info.id != id) throw Error(Code::kCorrupt, "manifest belongs to checkpoint " + manifest.info.id);
-    return manifest;
-  } catch (const Error& error) {
-    if (error.code() != Code::kCorrupt) throw;
-    throw Error(Code::kCorrupt, path + ": " + error.what(), kDamageHint);
-  }
-}
-
-NodePtr Store::Impl::node(const std::string& id) const {
-  if (const auto bad = damaged.find(id); bad != damaged.end()) throw Error(Code::kCorrupt, bad->second, kDamageHint);
-  if (const auto bad = broken.find(id); bad != broken.end()) {
-    throw Error(Code::kCorrupt, "checkpoint " + id + " needs checkpoint " + bad->second + ", which is damaged or missing", kDamageHint);
-  }
-  const auto found = nodes.find(id);
-  if (found == nodes.end()) throw Error(Code::kNotFound, "no checkpoint " + id, "list the guest's checkpoints");
-  return found->second;
-}
-
-std::vector<NodePtr> Store::Impl::chain(const std::string& id) const {
-  const std::shared_lock guard(mutex);
-  std::vector<NodePtr> out{node(id)};
-  while (!out.back()->info.parent.empty()) out.push_back(node(out.back()->info.parent));
-  return out;
-}
-
-PageTable Store::Impl::resolve(const std::string& id) const {
-  {
-    const std::shared_lock guard(mutex);
-    if (!id.empty() && id == table_id) return table;
-  }
-  for (std::vector<NodePtr> nodes_of = chain(id);;) {
-    try {
-      PageTable out(pages_of(nodes_of.front()->info.blocks));
-      for (auto it = nodes_of.rbegin(); it != nodes_of.rend(); ++it) set_entries(out, load_manifest((*it)->info.id).entries);
-      return out;
-    } catch (const Error& error) {
-      // A checkpoint of the chain may have been deleted since: its children then hold its pages.
-      if (error.code() != Code::kNotFound) throw;
-      auto again = chain(id);
-      if (again == nodes_of) throw Error(Code::kCorrupt, error.what(), kDamageHint);
-      nodes_of = std::move(again);
-    }
-  }
-}
-
-void Store::Impl::read(const PageKey& key, std::span<std::byte, kPageSize> out) const {
-  if (key.is_zero_page()) {
-    std::fill(out.begin(), out.end(), std::byte{0});
-    return;
-  }
-  Location location;
-  std::shared_ptr<const Fd> file;
-  {
-    const std::shared_lock guard(mutex);
-    const auto found = index.find(key);
-    if (!found) throw Error(Code::kCorrupt, "a page is in no segment of " + folder, kDamageHint);
-    location = *found;
-    file = segments.file(location.segment);  // stays readable when the garbage collection moves the record now
-  }
-  std::array<std::byte, kRecordBytesMax> buffer;
-  const auto bytes = std::span(buffer).first(record_bytes(location.stored));
-  const std::string path = numbered(folder + "/segments", location.segment, ".seg");
-  pread_all(file->get(), bytes, location.offset, path.c_str());
-  const auto record = parse_record(bytes);
-  if (!record || record->key != key || !decode_page(record->encoding, record->payload, out) || key_of(out) != key) {
-    throw Error(Code::kCorrupt, path + ": the page at byte " + std::to_string(location.offset) + " is damaged", kDamageHint);
-  }
-}
-
-// ---- Store
 
 Store::Store(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Store::~Store() = default;
@@ -112,56 +20,138 @@ std::unique_ptr<Store> Store::open(const std::string& folder, const StoreOptions
   return std::unique_ptr<Store>(new Store(std::move(impl)));
 }
 
-std::vector<CheckpointInfo> Store::list() const {
-  std::vector<NodePtr> found;
+PageKey Store::key_of(std::span<const std::byte, kPageSize> page) const { return (*impl_->name)(page); }
+
+std::size_t Store::count() const {
+  const std::shared_lock guard(impl_->mutex);
+  return impl_->tree.listed() - static_cast<std::size_t>(std::ranges::count_if(impl_->broken, [&](const auto& one) {
+           const LinkPtr link = impl_->tree.find(one.first);
+           return link && !link->hidden;
+         }));
+}
+
+bool Store::contains(const std::string& id) const {
+  const std::shared_lock guard(impl_->mutex);
+  const LinkPtr link = impl_->tree.find(id);
+  return link && !link->hidden && !impl_->broken.contains(id);
+}
+
+std::vector<CheckpointInfo> Store::list(const std::string& after, std::size_t limit) const {
+  struct Found {
+    LinkPtr link;
+    std::string parent;
+    Pinned info;
+  };
+  std::vector<Found> found;
   {
     const std::shared_lock guard(impl_->mutex);
-    for (const auto& [id, node] : impl_->nodes) {
-      if (!impl_->broken.contains(id)) found.push_back(node);
+    auto at = impl_->tree.all().begin();
+    if (!after.empty()) at = impl_->tree.all().upper_bound(impl_->link(after)->sequence);
+    for (; at != impl_->tree.all().end() && found.size() < limit; ++at) {
+      const LinkPtr& link = at->second;
+      if (link->hidden || impl_->broken.contains(link->id)) continue;
+      found.push_back({link, impl_->tree.visible_parent(*link), impl_->pin(link->info)});
     }
   }
-  std::sort(found.begin(), found.end(), [](const NodePtr& a, const NodePtr& b) { return a->sequence < b->sequence; });
   std::vector<CheckpointInfo> out;
   out.reserve(found.size());
-  for (const NodePtr& node : found) out.push_back(node->info);
+  for (const Found& one : found) out.push_back(impl_->describe(one.link, one.parent, one.info));
   return out;
 }
 
-CheckpointInfo Store::get(const std::string& id) const {
+std::optional<CheckpointInfo> Store::newest() const {
+  LinkPtr link;
+  std::string parent;
+  Pinned info;
+  {
+    const std::shared_lock guard(impl_->mutex);
+    const auto& all = impl_->tree.all();
+    const auto at = std::find_if(all.rbegin(), all.rend(),
+                                 [&](const auto& one) { return !one.second->hidden && !impl_->broken.contains(one.second->id); });
+    if (at == all.rend()) return std::nullopt;
+    link = at->second;
+    parent = impl_->tree.visible_parent(*link);
+    info = impl_->pin(link->info);
+  }
+  return impl_->describe(link, parent, info);
+}
+
+std::vector<keep::Moment> Store::automatic() const {
   const std::shared_lock guard(impl_->mutex);
-  return impl_->node(id)->info;
+  std::vector<keep::Moment> out;
+  for (const auto& [sequence, link] : impl_->tree.all()) {
+    if (link->automatic && !link->hidden && !impl_->broken.contains(link->id)) out.push_back({link->id, link->created_ns});
+  }
+  return out;
+}
+
+CheckpointInfo Store::get_without_xml(const std::string& id) const {
+  InfoRecord about;
+  return impl_->get(id, about);
+}
+
+CheckpointInfo Store::get(const std::string& id) const {
+  InfoRecord about;
+  CheckpointInfo out = impl_->get(id, about);
+  const auto xml = impl_->read_blob(about.domain_xml, about.domain_xml_bytes);
+  out.domain_xml.assign(reinterpret_cast<const char*>(xml.data()), xml.size());
+  return out;
 }
 
 PageTable Store::resolve(const std::string& id) const { return impl_->resolve(id); }
 
+// The pages that the links between the two name; where no path joins them, all that differ.
 std::vector<PageEntry> Store::difference(const std::string& from, const std::string& to) const {
-  const PageTable a = impl_->resolve(from), b = impl_->resolve(to);
-  std::vector<PageEntry> out;
-  for (std::size_t i = 0; i < b.size(); ++i) {
-    if (i >= a.size() || a[i] != b[i]) out.push_back({PageNo{static_cast<std::uint32_t>(i)}, b[i]});
+  std::vector<std::vector<Pinned>> path;
+  bool joined = true;
+  {
+    const std::shared_lock guard(impl_->mutex);
+    LinkPtr a = impl_->link(from), b = impl_->link(to);
+    while (a != b) {
+      LinkPtr& later = a->sequence > b->sequence ? a : b;  // no ancestor of the other, for a parent's sequence is smaller
+      path.push_back(impl_->pin(later->entries));
+      later = impl_->tree.find(later->parent);
+      if (!later) {
+        joined = false;
+        break;
+      }
+    }
   }
+  const PageTable target = impl_->resolve(to);
+  std::vector<PageEntry> out;
+  if (!joined) {
+    const PageTable source = impl_->resolve(from);
+    for (std::size_t i = 0; i < target.size(); ++i) {
+      if (i >= source.size() || source[i] != target[i]) out.push_back({PageNo{static_cast<std::uint32_t>(i)}, target[i]});
+    }
+    return out;
+  }
+  for (const auto& part : path) {
+    const auto entries = impl_->load_entries(part);
+    out.insert(out.end(), entries.begin(), entries.end());
+  }
+  std::sort(out.begin(), out.end(), [](const PageEntry& x, const PageEntry& y) { return x.page < y.page; });
+  const auto same = [](const PageEntry& x, const PageEntry& y) { return x.page == y.page; };
+  out.erase(std::unique(out.begin(), out.end(), same), out.end());
+  for (PageEntry& entry : out) entry.key = entry.page.value < target.size() ? target[entry.page.value] : PageKey{};
   return out;
 }
 
 void Store::read(const PageKey& key, std::span<std::byte, kPageSize> out) const { impl_->read(key, out); }
 
 std::vector<std::byte> Store::device_state(const std::string& id) const {
-  NodePtr node;
+  Pinned info;
   {
     const std::shared_lock guard(impl_->mutex);
-    node = impl_->node(id);
+    info = impl_->pin(impl_->link(id)->info);
   }
-  std::vector<std::byte> out(node->device_state.size() * kPageSize);
-  for (std::size_t i = 0; i < node->device_state.size(); ++i) {
-    impl_->read(node->device_state[i], std::span(out).subspan(i * kPageSize).first<kPageSize>());
-  }
-  out.resize(node->info.device_state_bytes);
-  return out;
+  const InfoRecord record = impl_->load_info(info, id);
+  return impl_->read_blob(record.device_state, record.info.device_state_bytes);
 }
 
-void Store::remove(const std::string& id) {
+void Store::remove(const std::vector<std::string>& ids) {
   const WriteToken token(impl_->writing);
-  impl_->remove(id);
+  impl_->remove(ids, {});
 }
 
 void Store::remove_all() {
@@ -171,9 +161,7 @@ void Store::remove_all() {
 
 std::uint64_t Store::bytes_on_disk() const {
   const std::shared_lock guard(impl_->mutex);
-  std::uint64_t sum = impl_->segments.bytes() + impl_->index.size() * sizeof(IndexEntry);
-  for (const auto& [id, node] : impl_->nodes) sum += node->file_bytes;
-  return sum;
+  return impl_->segments.bytes() + impl_->index.size() * sizeof(IndexEntry);
 }
 
 }  // namespace mhv::store

@@ -1,8 +1,12 @@
 // The checkpoints of one guest, on disk.
 //
 // INVARIANT: a checkpoint is listed if and only if every page, blob and manifest byte it needs is durable.
-// Pages are appended to segments and synced first; the manifest, renamed into place and its folder synced, is the
-// commit point. Anything cut off by a crash or a full disk is unreferenced and is dropped by the next open.
+// Everything is appended to one log (store/segments.h). A commit is a batch of records that ends with a frame; one fdatasync makes
+// it durable, and the frame's checksum of the whole batch is the commit point: a batch that a crash or a full disk
+// cut off, or that reached the disk in part, has no such frame and is dropped by the next open.
+//
+// INVARIANT: a record that a listed checkpoint needs is never deleted before its copy is durable, and the base of a
+// delta lives as long as the delta (store/compact.h).
 //
 // (format drawn in store/format.h)
 #pragma once
@@ -17,17 +21,16 @@
 #include <vector>
 
 #include "base/units.h"
+#include "keep/policy.h"
 
 namespace mhv::store {
 
-// The name of a page's content: the first 128 bits of its SHA-256; all zeros names the page of zeros.
-// A store holds one guest, so whoever could afford the 2^64 hashes of a collision would damage only himself.
+// The name of a page's content: a keyed hash (store/page_namer.h says which, and why); all zeros names the page of zeros.
 struct PageKey {
   std::array<std::uint8_t, 16> bytes{};
   bool is_zero_page() const;
   friend auto operator<=>(const PageKey&, const PageKey&) = default;
 };
-PageKey key_of(std::span<const std::byte, kPageSize> page);
 
 struct PageEntry {
   PageNo page;
@@ -70,9 +73,30 @@ using PageTable = std::vector<PageKey>;
 
 using ProgressFn = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-struct VerifyResult {
+struct CheckResult {
   std::uint64_t checkpoints = 0, records = 0, bytes = 0;
   std::vector<std::string> problems;  // at most 100
+  std::vector<std::string> damaged;   // checkpoints that are not whole
+};
+
+struct RepairResult {
+  std::vector<std::string> lost;  // checkpoints that were dropped
+  std::uint64_t kept = 0;
+  std::vector<std::string> problems;  // what was wrong; at most 100
+};
+
+struct StoreStat {
+  std::uint64_t checkpoints = 0, links = 0;                                       // links: deleted ones that others still stand on
+  std::uint64_t segments = 0, bytes = 0;                                          // on the disk
+  std::uint64_t contents = 0;                                                     // pages with a name of their own
+  std::uint64_t raw = 0, lz4 = 0, filled = 0, delta = 0;                          // of them, by encoding
+  std::uint64_t raw_bytes = 0, lz4_bytes = 0, filled_bytes = 0, delta_bytes = 0;  // of their records
+  std::uint64_t pages = 0;  // what the listed checkpoints say of pages, shared or not: pages * 4096 is what is saved from
+};
+
+struct PageRead {
+  PageKey key;
+  std::byte* out;  // kPageSize bytes
 };
 
 class FileOps;  // store/files.h
@@ -98,43 +122,61 @@ class Writer {
   std::unique_ptr<Impl> impl_;
 };
 
-// For tests: how the store changes its folder (nullptr: plainly), and how long a segment gets.
+// `files`, for tests: how the store changes its folder (nullptr: plainly). `segment_bytes`: how long a segment gets.
 struct StoreOptions {
   std::shared_ptr<FileOps> files;
-  std::uint64_t segment_bytes = 64u << 20;
+  std::uint64_t segment_bytes = 32u << 20;
 };
 
 // Thread-safe for readers beside one writer. One process at a time: open() takes a lock on the folder.
-// begin() to commit(), remove() and remove_all() exclude one another: the later one throws kBusy.
+// begin() to commit(), remove(), remove_all(), compact() and repair() exclude one another: the later one throws kBusy.
 class Store {
  public:
   struct Impl;
 
-  // Makes the folder when it is not there; drops what a crash left half-made. Throws kBusy while another process has
-  // it, kVersion for another version of the format, kCorrupt with the path and what to run. A damaged manifest or segment
-  // does not keep the rest from being used: verify() names it, and get() of a checkpoint that needs a damaged manifest
-  // throws kCorrupt.
+  // Makes the folder when it is not there; drops what a crash left half-made. Reads no manifest: the time it takes depends on
+  // the number of contents, not on what checkpoints say. Throws kBusy while another process has it, kVersion for another version of the
+  // format, kCorrupt with the path and what to run. A damaged record or segment does not keep the rest from being used: check()
+  // names it, and what needs it throws kCorrupt.
   static std::unique_ptr<Store> open(const std::string& folder, const StoreOptions& options = {});
   ~Store();
+
+  PageKey key_of(std::span<const std::byte, kPageSize> page) const;
 
   // `parent` "": a root, in which a page that is not put is a page of zeros; else such a page is what it is in the parent.
   // Only one writer at a time (kBusy); it must not outlive the Store.
   Writer begin(const std::string& parent);
 
-  std::vector<CheckpointInfo> list() const;         // oldest first
+  std::size_t count() const;
+  bool contains(const std::string& id) const;
+  // Oldest first, those behind `after` ("": from the first; kNotFound), at most `limit`. Their domain XML is left out, here and in
+  // newest(); a damaged one says only what the catalog knows of it. Costs what it returns.
+  std::vector<CheckpointInfo> list(const std::string& after = {}, std::size_t limit = SIZE_MAX) const;
+  std::optional<CheckpointInfo> newest() const;
+  std::vector<keep::Moment> automatic() const;      // oldest first
   CheckpointInfo get(const std::string& id) const;  // kNotFound
+  CheckpointInfo get_without_xml(const std::string& id) const;
   PageTable resolve(const std::string& id) const;
   // Pages that may differ between two checkpoints of the tree (either order), with what they are at `to`.
   std::vector<PageEntry> difference(const std::string& from, const std::string& to) const;
   // Checked against the key: throws kCorrupt rather than hand out a wrong page.
   void read(const PageKey& key, std::span<std::byte, kPageSize> out) const;
+  // The same for many, read in the order of their places in the files.
+  void read_many(std::span<const PageRead> pages) const;
   std::vector<std::byte> device_state(const std::string& id) const;
 
-  // Children keep everything they need: they take over its pages first, so a crash before the end leaves it listed and whole.
-  // Space of contents that nothing names any more is given back.
-  void remove(const std::string& id);
+  // All of them in one durable step; an unknown one: kNotFound, and nothing is changed. Children keep everything they need. Costs
+  // what the checkpoints involved say, not what they hold; space is given back by compact().
+  void remove(const std::vector<std::string>& ids);
   void remove_all();
-  VerifyResult verify(const ProgressFn& progress) const;
+  // One step of giving space back, of at most some tens of milliseconds. Returns the bytes it read and wrote (for a limit of the
+  // bandwidth); nullopt: nothing is to be done. `force`: also where little would be gained.
+  std::optional<std::uint64_t> compact(bool force = false);
+
+  CheckResult check(const ProgressFn& progress) const;
+  // Drops what is damaged, keeps every checkpoint that is whole.
+  RepairResult repair(const ProgressFn& progress);
+  StoreStat stat() const;  // reads the heads of all records
   std::uint64_t bytes_on_disk() const;
 
  private:

@@ -1,6 +1,6 @@
-// What Store, Writer and the garbage collection share.
+// What Store, Writer, the deletion and the compaction share.
 //
-// Lock order: writing (one holder: a Writer, remove() or remove_all()) -> mutex -> the Segments' own.
+// Lock order: writing (one holder: a Writer, remove(), remove_all(), compact() or repair()) -> mutex -> the Segments' own.
 // The holder of `writing` is the only one that changes anything, and does so under an exclusive `mutex`; so it
 // reads without any lock, and all others read under a shared one. No file is read or written under an exclusive `mutex`.
 #pragma once
@@ -13,16 +13,17 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "store/base_cache.h"
+#include "store/compact.h"
+#include "store/page_namer.h"
 #include "store/segments.h"
 #include "store/store.h"
+#include "store/tree.h"
 
 namespace mhv::store {
 
-// A checkpoint in memory: all of its manifest but the pages. Never changed, only replaced.
-struct Node : ManifestHead {
-  std::uint64_t file_bytes = 0;
-};
-using NodePtr = std::shared_ptr<const Node>;
+inline constexpr const char* kDamageHint =
+    "run mhvctl store check: it names everything that is damaged; mhvctl store repair drops that and keeps the rest";
 
 // Holds `writing`; throws kBusy when another does.
 class WriteToken {
@@ -36,59 +37,82 @@ class WriteToken {
   std::atomic_flag& flag_;
 };
 
+// A record that stays readable, also when it is moved now.
+struct Pinned {
+  Ref ref;
+  std::shared_ptr<const Fd> file;
+};
+
 struct Store::Impl {
   Impl(const std::string& store_folder, const StoreOptions& options);
   ~Impl();
 
-  // ---- opening (open.cpp)
+  // ---- opening (open.cpp, recovery.cpp)
   void open();
   void lock_folder();
   void check_format();
-  void drop_leftovers();
-  void load_manifests();
-  Position committed_position();
+  Catalog load_catalog();
+  void recover(const Catalog& catalog);
   void find_broken();
+  void save_catalog();  // caller holds `writing`
 
-  // ---- reading (store.cpp); `mutex` is taken inside
-  std::string manifest_path(const std::string& id) const { return manifests_folder + "/" + id + ".mhv"; }
-  Manifest load_manifest(const std::string& id) const;
-  NodePtr node(const std::string& id) const;  // caller holds `mutex`; kNotFound, kCorrupt
-  // The checkpoint first, its root last.
-  std::vector<NodePtr> chain(const std::string& id) const;
+  // ---- reading (read.cpp); `mutex` is taken inside where nothing else is said
+  LinkPtr link(const std::string& id) const;  // caller holds `mutex`; kNotFound, kCorrupt
+  Pinned pin(const Ref& ref) const;           // caller holds `mutex`
+  std::vector<Pinned> pin(std::span<const Ref> refs) const;
+  std::vector<std::byte> payload(const Pinned& record, Kind kind) const;
+  InfoRecord load_info(const Pinned& record, const std::string& id) const;
+  CheckpointInfo describe(const LinkPtr& link, const std::string& parent, const Pinned& info) const;
+  CheckpointInfo get(const std::string& id, InfoRecord& about) const;
+  std::vector<PageEntry> load_entries(std::span<const Pinned> records) const;
+  std::vector<PageEntry> load_entries(const Link& link) const;  // caller holds `writing`
   PageTable resolve(const std::string& id) const;
   void read(const PageKey& key, std::span<std::byte, kPageSize> out) const;
+  std::vector<std::byte> read_blob(std::span<const PageKey> keys, std::uint64_t bytes) const;
+  // The entries of a link that some checkpoint still sees: of a hidden one, those that no link below writes over. Whoever holds
+  // `writing` need not hold `mutex`.
+  std::vector<PageEntry> visible_entries(const Link& link) const;
 
-  // ---- deleting (remove.cpp, gc.cpp); the caller holds `writing`
-  void remove(const std::string& id);
-  void remove_damaged(const std::string& id);
+  // ---- changing (remove.cpp, compact.cpp); the caller holds `writing`
+  void commit(Appender& appender, const Transaction& transaction);
+  void remove(const std::vector<std::string>& ids, const std::set<std::string>& unreadable);
   void remove_all();
-  void inherit(const Manifest& from, const std::string& child);
-  void clean_up();
-  void collect_garbage();
-  bool find_live(KeyIndex& live) const;
-  void settle_position();
-  void drop_segments(const std::vector<std::uint32_t>& numbers);
+  void mark_live(const PageKey& key);
+  void start_cycle(bool all);
+  std::uint64_t mark_some();
+  void choose_victims();
+  // Appends what lives in the segment to the log again. `despite_damage`: what cannot be read is given up; else such a segment stays.
+  std::uint64_t empty_segment(std::uint32_t segment, bool despite_damage);
+  void retire_emptied();
+  void drop_moved();
 
-  const std::string folder, manifests_folder;
+  const std::string folder;
   const std::shared_ptr<FileOps> files;
   Fd lock;
   std::atomic_flag writing;
+  std::optional<PageNamer> name;
 
   mutable std::shared_mutex mutex;  // guards all that follows
-  std::map<std::string, NodePtr> nodes;
-  std::map<std::string, std::string> damaged;  // manifests that cannot be read: id -> why
-  std::map<std::string, std::string> broken;   // nodes that need a damaged or missing one: id -> which
-  std::vector<std::string> problems;           // found by open()
-  std::set<std::string> strays;                // manifests that were not committed and could not be deleted
+  Tree tree;
+  std::map<std::string, std::string> broken;  // links that need a missing one: id -> which
+  std::vector<std::string> problems;          // found by open()
   KeyIndex index;
   Segments segments;
   std::string table_id;  // the checkpoint that `table` belongs to; "": none, and `table` is empty
   PageTable table;       // resolved, kept for the next commit on top of it
+
+  // Of the holder of `writing`:
+  std::uint64_t number = 0;  // of the last frame
   std::uint64_t next_sequence = 1;
-  bool removal_owed = false;   // remove_all() has not ended
-  bool position_owed = false;  // records were copied, and POSITION does not cover them yet
+  std::uint32_t first_segment = 1;
+  Secret secret{};
+  Position catalog_end;  // of the CATALOG on the disk
+  BaseCache bases;
+  Cycle cycle;
 };
 
 void set_entries(PageTable& table, std::span<const PageEntry> entries);
+// Writes entries as records of at most kEntriesOfRecord.
+std::vector<Ref> append_entries(Appender& appender, std::span<const PageEntry> entries);
 
 }  // namespace mhv::store

@@ -1,4 +1,6 @@
-// Whatever stands in a segment, an index file or POSITION: taken apart or refused, never trusted.
+// Whatever stands in a segment or an index file: taken apart or refused, never trusted.
+#include <algorithm>
+
 #include "base/error.h"
 #include "store/format.h"
 #include "store/page_codec.h"
@@ -6,19 +8,31 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace mhv::store;
   const auto bytes = std::as_bytes(std::span(data, size));
-  std::array<std::byte, mhv::kPageSize> page;
-  if (const auto record = parse_record(bytes)) (void)decode_page(record->encoding, record->payload, page);
-  if (size > 2) (void)decode_page(Encoding::kLz4, bytes.subspan(2), page);
-  const Scan scan = scan_records(bytes, sizeof(SegmentHeader), size);
-  if (scan.damaged_bytes > size) __builtin_trap();
+  std::array<std::byte, mhv::kPageSize> page{};
+  if (const auto record = parse_record_unchecked(bytes)) {
+    (void)decode_page(record->kind, record->payload, page);
+    (void)base_of(*record);
+  }
+  for (const Kind kind : {Kind::kRaw, Kind::kLz4, Kind::kFilled}) (void)decode_page(kind, bytes, page);
+  (void)apply_delta(bytes, page);
+  std::uint64_t whole = 0;
+  const std::uint64_t damaged =
+      scan_records(bytes, sizeof(SegmentHeader), size, [&](const Record& record, std::uint64_t) { whole += record.bytes(); });
+  if (damaged + whole > size) __builtin_trap();
   (void)parse_index(bytes, 1, 1);
   try {
     (void)parse_segment_header(bytes, 1);
   } catch (const mhv::Error&) {
   }
-  try {
-    (void)parse_position(bytes);
-  } catch (const mhv::Error&) {
+  // Two pages out of the input: a patch of one makes the other.
+  if (size >= 2 * mhv::kPageSize) {
+    const auto a = bytes.first<mhv::kPageSize>(), b = bytes.subspan<mhv::kPageSize, mhv::kPageSize>();
+    std::array<std::byte, mhv::kPageSize + sizeof(PageKey)> room;
+    const auto patch = encode_delta(a, b, {}, mhv::kPageSize, room);
+    if (!patch.empty()) {
+      std::copy(b.begin(), b.end(), page.begin());
+      if (!apply_delta(patch, page) || !std::equal(page.begin(), page.end(), a.begin())) __builtin_trap();
+    }
   }
   return 0;
 }

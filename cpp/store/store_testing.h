@@ -15,6 +15,12 @@
 
 namespace mhv::store {
 
+// Gives all space back that can be.
+inline void compact_all(Store& store) {
+  while (store.compact(true)) {
+  }
+}
+
 class TempFolder {
  public:
   TempFolder() {
@@ -37,10 +43,17 @@ class TempFolder {
 
 using Page = std::array<std::byte, kPageSize>;
 
-// Content number 0 is the page of zeros; odd ones do not compress, even ones do.
+// Content number 0 is the page of zeros; odd ones do not compress, even ones do. Those from 1,000,000 on are, by thousands, some
+// random page with a few bytes of their own: a store keeps them as deltas.
 inline Page content(std::uint32_t number) {
   Page page{};
   if (number == 0) return page;
+  if (number >= 1'000'000) {
+    page = content(number / 1000 * 2 + 1);
+    for (std::uint32_t i = 0; i < number % 1000 % 7 + 1; ++i)
+      page[(number * 37 + i * 511) % kPageSize] ^= static_cast<std::byte>(number % 255 + 1);
+    return page;
+  }
   std::mt19937_64 random(number);
   for (std::size_t i = 0; i < page.size(); i += 8) {
     const std::uint64_t value = number % 2 == 1 || i < 64 ? random() : number;
@@ -104,20 +117,17 @@ class Model {
   }
 
   void remove(Store& store, unsigned id) {
-    store.remove(uuid(id));
+    store.remove({uuid(id)});
     forget(id);
   }
   // The same in the model alone.
-  void forget(unsigned id) {
-    const std::string parent = at(id).parent;
-    known_.erase(uuid(id));
+  void forget(unsigned id) { forget(uuid(id)); }
+  void forget(const std::string& id) {
+    const std::string parent = known_.at(id).parent;
+    known_.erase(id);
     for (auto& [other, known] : known_) {
-      if (known.parent == uuid(id)) known.parent = parent;
+      if (known.parent == id) known.parent = parent;
     }
-  }
-  // A deletion that was cut off may have given some children their new parent.
-  void adopt_parents(const Store& store) {
-    for (auto& [id, known] : known_) known.parent = store.get(id).parent;
   }
   // The last commit() threw, but may count all the same.
   void accept_pending() { known_.insert(pending_); }
@@ -135,6 +145,7 @@ class Model {
     }
     EXPECT_EQ(store.device_state(id), known.device_state);
     EXPECT_EQ(store.get(id).parent, known.parent);
+    EXPECT_EQ(store.get(id).domain_xml, "<domain/>");
   }
 
   void check(const Store& store) const {
@@ -145,9 +156,11 @@ class Model {
     for (const auto& [id, known] : known_) expected.push_back(id);
     ASSERT_EQ(listed, expected);
     for (const auto& [id, known] : known_) check_checkpoint(store, id, known);
-    const VerifyResult result = store.verify(nullptr);
+    const CheckResult result = store.check(nullptr);
     EXPECT_EQ(result.problems, std::vector<std::string>{});
     EXPECT_EQ(result.checkpoints, known_.size());
+    EXPECT_EQ(result.damaged, std::vector<std::string>{});
+    EXPECT_EQ(store.count(), known_.size());
   }
 
  private:

@@ -34,6 +34,46 @@ protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::s
   return out;
 }
 
+protocol::VerifyReport to_protocol(const store::CheckResult& result) {
+  protocol::VerifyReport out;
+  out.set_checkpoints(result.checkpoints);
+  out.set_records(result.records);
+  out.set_bytes(result.bytes);
+  for (const std::string& problem : result.problems) out.add_problems(problem);
+  for (const std::string& id : result.damaged) out.add_damaged(id);
+  return out;
+}
+
+protocol::RepairReport to_protocol(const store::RepairResult& result) {
+  protocol::RepairReport out;
+  out.set_kept(result.kept);
+  for (const std::string& id : result.lost) out.add_lost(id);
+  for (const std::string& problem : result.problems) out.add_problems(problem);
+  return out;
+}
+
+protocol::StoreStatReply to_protocol(const store::StoreStat& stat) {
+  protocol::StoreStatReply out;
+  out.set_checkpoints(stat.checkpoints);
+  out.set_links(stat.links);
+  out.set_segments(stat.segments);
+  out.set_bytes(stat.bytes);
+  out.set_pages(stat.pages);
+  if (stat.pages != 0) out.set_saved_fraction(1 - static_cast<double>(stat.bytes) / static_cast<double>(stat.pages * kPageSize));
+  out.set_contents(stat.contents);
+  const auto add = [&out](const char* name, std::uint64_t contents, std::uint64_t bytes) {
+    protocol::StoreEncoding& encoding = *out.add_encodings();
+    encoding.set_name(name);
+    encoding.set_contents(contents);
+    encoding.set_bytes(bytes);
+  };
+  add("raw", stat.raw, stat.raw_bytes);
+  add("lz4", stat.lz4, stat.lz4_bytes);
+  add("filled", stat.filled, stat.filled_bytes);
+  add("delta", stat.delta, stat.delta_bytes);
+  return out;
+}
+
 namespace {
 
 Fd take(std::vector<Fd>& fds, std::uint32_t position) {

@@ -8,6 +8,9 @@
 
 namespace mhv::worker {
 
+protocol::VerifyReport to_protocol(const store::CheckResult& result);
+protocol::RepairReport to_protocol(const store::RepairResult& result);
+protocol::StoreStatReply to_protocol(const store::StoreStat& stat);
 protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::string& guest, const std::string& current);
 
 // Takes the descriptors out of `fds`. Throws kInvalid for positions that are not there or taken twice.

@@ -167,7 +167,7 @@ TEST_F(SandboxTest, TheStoreWorks) {
     const auto again = store::Store::open(store_);
     std::array<std::byte, kPageSize> back{};
     again->read(key, back);
-    if (back != page || again->list().size() != 1 || !again->verify({}).problems.empty()) return 1;
+    if (back != page || again->list().size() != 1 || !again->check({}).problems.empty()) return 1;
     again->remove_all();
     return again->list().empty() ? kGood : 2;
   });

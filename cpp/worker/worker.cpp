@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "keep/policy.h"
 #include "worker/convert.h"
 
 namespace mhv::worker {
@@ -14,6 +15,10 @@ constexpr std::uint32_t kListMax = 1000;
 constexpr double kOverheadMaxPercent = 10;
 constexpr std::chrono::nanoseconds kFaultCost{1000};  // what the first write to a protected page costs the guest
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
+constexpr auto kThinEvery = std::chrono::seconds(1);  // many at once cost little more than one
+// What the compaction may read and write, so that epochs and guests have the disk.
+constexpr double kCompactBytesPerS = 32 << 20;
+constexpr auto kCompactPause = std::chrono::milliseconds(5);
 
 std::unique_ptr<store::Store> open_store(const std::string& folder) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -97,9 +102,12 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
     case Kind::kCheckpointCreate: enqueue(request, [this, request] { return create(request); }); break;
     case Kind::kCheckpointRestore: enqueue(request, [this, request] { return restore(request); }); break;
     case Kind::kCheckpointVerify: enqueue(request, [this, request] { return verify(request); }); break;
+    case Kind::kStoreRepair: enqueue(request, [this, request] { return repair(request); }); break;
+    case Kind::kStoreStat: enqueue(request, [this] { return stat(); }); break;
+    case Kind::kStoreCompact: enqueue(request, [this, request] { return compact_now(request); }); break;
     case Kind::kCheckpointDelete:
       enqueue(request, [this, id = request.checkpoint_delete().id()] {
-        remove(id);
+        remove({id});
         protocol::Reply reply;
         reply.mutable_done();
         return reply;
@@ -146,29 +154,24 @@ void Worker::list(const protocol::Request& request) {
   const std::string current = state_.current();
   protocol::Reply reply;
   protocol::CheckpointListReply& out = *reply.mutable_checkpoint_list();
-  bool after_marker = asked.marker().empty();
-  for (const store::CheckpointInfo& info : store_->list()) {
-    if (after_marker) {
-      if (static_cast<std::uint32_t>(out.checkpoints_size()) == limit) {
-        out.set_more(true);
-        break;
-      }
-      *out.add_checkpoints() = to_protocol(info, guest_, current);
-    } else if (info.id == asked.marker()) {
-      after_marker = true;
+  try {
+    std::vector<store::CheckpointInfo> found = store_->list(asked.marker(), std::size_t{limit} + 1);
+    if (found.size() > limit) {
+      out.set_more(true);
+      found.pop_back();
     }
+    for (const store::CheckpointInfo& info : found) *out.add_checkpoints() = to_protocol(info, guest_, current);
+    control_.reply(request.id(), std::move(reply));
+  } catch (const Error& error) {
+    control_.fail(request.id(), error);
   }
-  if (!after_marker) {
-    control_.fail(request.id(), Error(Code::kNotFound, "no checkpoint " + asked.marker() + " to list after"));
-    return;
-  }
-  control_.reply(request.id(), std::move(reply));
 }
 
 void Worker::show(const protocol::Request& request) {
   try {
     protocol::Reply reply;
-    *reply.mutable_checkpoint()->mutable_checkpoint() = to_protocol(store_->get(request.checkpoint_show().id()), guest_, state_.current());
+    *reply.mutable_checkpoint()->mutable_checkpoint() =
+        to_protocol(store_->get_without_xml(request.checkpoint_show().id()), guest_, state_.current());
     control_.reply(request.id(), std::move(reply));
   } catch (const Error& error) {
     control_.fail(request.id(), error);
@@ -200,7 +203,7 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  Clock::time_point until = pace_.due();
+  Clock::time_point until = std::min(pace_.due(), next_compaction_);
   if (filler_) {  // no checkpoint before it ends; one that has to wait for the end of a hold ends then
     until = filler_->filled() && held_ ? held_->until : checkpoint::Pace::kNever;
   }
@@ -216,7 +219,8 @@ std::optional<Worker::Task> Worker::next_task() {
   }
   if (closing_) return std::nullopt;
   if (filler_) return [this] { on_fill_change(); };
-  return [this] { take_automatic_checkpoint(); };
+  if (pace_.due() <= Clock::now()) return [this] { take_automatic_checkpoint(); };
+  return [this] { compact(); };
 }
 
 void Worker::run() {
@@ -261,7 +265,8 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     }
     throw;
   }
-  epoch_ = store_->list().empty() ? 0 : store_->list().back().epoch;
+  const std::optional<store::CheckpointInfo> newest = store_->newest();
+  epoch_ = newest ? newest->epoch : 0;
   start_pace();
   spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
@@ -319,14 +324,13 @@ void Worker::refuse_while_held() const {
 }
 
 std::string Worker::parent() const {
-  const std::vector<store::CheckpointInfo> all = store_->list();
   const std::string current = lineage_->base().value_or(state_.current());
-  const store::CheckpointInfo* found = nullptr;
-  for (const store::CheckpointInfo& info : all) {
-    if (info.id == current) return info.blocks == live_->blocks() ? current : "";
-    if (info.blocks == live_->blocks()) found = &info;
+  if (store_->contains(current)) return store_->get_without_xml(current).blocks == live_->blocks() ? current : "";
+  std::string found;  // the last one that fits; the guest runs on top of none, so this is rare
+  for (const store::CheckpointInfo& info : store_->list()) {
+    if (info.blocks == live_->blocks()) found = info.id;
   }
-  return found == nullptr ? "" : found->id;
+  return found;
 }
 
 store::CheckpointInfo Worker::create(const std::string& name, bool automatic, const checkpoint::StageFn& progress) {
@@ -375,23 +379,47 @@ void Worker::take_automatic_checkpoint() {
 }
 
 void Worker::thin_out() {
-  const std::uint32_t keep = options_.checkpoint_keep() == 0 ? 10 : options_.checkpoint_keep();
-  std::vector<std::string> automatic;
-  for (const store::CheckpointInfo& info : store_->list()) {
-    if (info.automatic) automatic.push_back(info.id);
-  }
-  for (std::size_t i = 0; i + keep < automatic.size(); ++i) remove(automatic[i]);
+  const Clock::time_point now = Clock::now();
+  if (now - thinned_ < kThinEvery) return;
+  thinned_ = now;
+  const auto policy = options_.checkpoint_keep_policy().empty() ? keep::Policy::newest(options_.checkpoint_keep())
+                                                                : keep::Policy::parse(options_.checkpoint_keep_policy());
+  const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
+  std::vector<std::string> dropped =
+      policy.dropped(store_->automatic(), std::chrono::duration_cast<std::chrono::nanoseconds>(since_1970).count());
+  if (lineage_ && lineage_->base()) std::erase(dropped, *lineage_->base());  // the next one stands on it
+  if (!dropped.empty()) remove(dropped);
 }
 
-void Worker::remove(const std::string& id) {
-  const store::CheckpointInfo info = store_->get(id);
-  if (filler_ && filler_->checkpoint() == id) fill_first(no_progress);
-  // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
-  if (lineage_ && lineage_->base() == id) lineage_->lose();
-  store_->remove(id);
-  if (disk_points_) disk_points_->release(info);
-  spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_, id);
+void Worker::remove(const std::vector<std::string>& ids) {
+  std::vector<store::CheckpointInfo> infos;
+  for (const std::string& id : ids) {
+    infos.push_back(store_->get_without_xml(id));
+    if (filler_ && filler_->checkpoint() == id) fill_first(no_progress);
+    // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
+    if (lineage_ && lineage_->base() == id) lineage_->lose();
+  }
+  store_->remove(ids);
+  for (const store::CheckpointInfo& info : infos) {
+    if (disk_points_) disk_points_->release(info);
+    spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_,
+                info.id);
+  }
+  next_compaction_ = Clock::now() + kCompactPause;
   report(state_name_);
+}
+
+// One step of giving space back, between epochs.
+void Worker::compact() {
+  next_compaction_ = Clock::time_point::max();
+  try {
+    const std::optional<std::uint64_t> bytes = store_->compact();
+    if (!bytes) return;
+    const std::chrono::duration<double> pause(static_cast<double>(*bytes) / kCompactBytesPerS);
+    next_compaction_ = Clock::now() + kCompactPause + std::chrono::duration_cast<Clock::duration>(pause);
+  } catch (const Error& error) {  // the next deletion tries again
+    spdlog::warn("guest {} ({}): no space given back: {}", name_, guest_, error.what());
+  }
 }
 
 protocol::Reply Worker::create(const protocol::Request& request) {
@@ -407,7 +435,7 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   const std::string& id = request.checkpoint_restore().id();
   live("restored in place");
   refuse_while_held();
-  const store::CheckpointInfo info = store_->get(id);
+  const store::CheckpointInfo info = store_->get_without_xml(id);
   report("restoring", "restoring checkpoint " + id);
   checkpoint::RollbackResult result;
   try {
@@ -433,14 +461,44 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
 
 protocol::Reply Worker::verify(const protocol::Request& request) {
   const checkpoint::StageFn progress = progress_of(request.id());
-  const store::VerifyResult result =
-      store_->verify([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
+  const store::CheckResult result =
+      store_->check([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
   protocol::Reply reply;
-  protocol::VerifyReport& out = *reply.mutable_verify();
-  out.set_checkpoints(result.checkpoints);
-  out.set_records(result.records);
-  out.set_bytes(result.bytes);
-  for (const std::string& problem : result.problems) out.add_problems(problem);
+  *reply.mutable_verify() = to_protocol(result);
+  return reply;
+}
+
+protocol::Reply Worker::repair(const protocol::Request& request) {
+  const checkpoint::StageFn progress = progress_of(request.id());
+  const std::vector<store::CheckpointInfo> before = store_->list();
+  const store::RepairResult result =
+      store_->repair([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
+  for (const store::CheckpointInfo& info : before) {
+    if (store_->contains(info.id)) continue;
+    if (lineage_ && lineage_->base() == info.id) lineage_->lose();
+    if (live_) checkpoint::drop_disk_snapshots(*live_, info);
+    spdlog::warn("guest {} ({}): checkpoint {} was damaged and is dropped", name_, guest_, info.id);
+  }
+  report(state_name_);
+  protocol::Reply reply;
+  *reply.mutable_repair() = to_protocol(result);
+  return reply;
+}
+
+protocol::Reply Worker::stat() {
+  protocol::Reply reply;
+  *reply.mutable_store_stat() = to_protocol(store_->stat());
+  return reply;
+}
+
+protocol::Reply Worker::compact_now(const protocol::Request& request) {
+  const checkpoint::StageFn progress = progress_of(request.id());
+  protocol::Reply reply;
+  protocol::StoreCompactReply& out = *reply.mutable_store_compact();
+  out.set_bytes_before(store_->bytes_on_disk());
+  for (std::uint64_t done = 0; const auto bytes = store_->compact(true);) progress("compacting", done += *bytes, 0);
+  out.set_bytes_after(store_->bytes_on_disk());
+  report(state_name_);
   return reply;
 }
 
@@ -488,11 +546,8 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_state(state);
   out.set_message(message);
   out.set_epoch(epoch_);
-  const std::vector<store::CheckpointInfo> all = store_->list();
-  for (const store::CheckpointInfo& info : all) {
-    if (info.id == state_.current()) out.set_current(info.id);
-  }
-  out.set_checkpoints(static_cast<std::uint32_t>(all.size()));
+  if (const std::string current = state_.current(); store_->contains(current)) out.set_current(current);
+  out.set_checkpoints(static_cast<std::uint32_t>(store_->count()));
   out.set_store_bytes(store_->bytes_on_disk());
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());

@@ -63,13 +63,17 @@ class Worker {
   void start_pace();
   void take_automatic_checkpoint();
   void thin_out();
+  void compact();
   store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
   std::string parent() const;
-  void remove(const std::string& id);
+  void remove(const std::vector<std::string>& ids);
   protocol::Reply create(const protocol::Request& request);
   protocol::Reply restore(const protocol::Request& request);
   checkpoint::RollbackResult roll_back(const protocol::CheckpointRestore& request, const checkpoint::StageFn& progress);
   protocol::Reply verify(const protocol::Request& request);
+  protocol::Reply repair(const protocol::Request& request);
+  protocol::Reply stat();
+  protocol::Reply compact_now(const protocol::Request& request);
   protocol::Reply export_to(const protocol::Request& request, const Fd& file);
   protocol::Reply forget();
   void leave_guest();
@@ -107,6 +111,8 @@ class Worker {
   std::optional<Holding> held_;
   std::uint64_t epoch_ = 0;
   checkpoint::Pace pace_;
+  Clock::time_point thinned_;
+  Clock::time_point next_compaction_;
   std::string state_name_ = "stopped";
 
   std::mutex mutex_;

@@ -58,7 +58,7 @@ def guest(found: dict[str, Any]) -> dict[str, Any]:
         "message": found["message"],
         "accelerator": found["accelerator"],
         "checkpoint_interval_s": options["checkpoint_interval_s"],
-        "checkpoint_keep": options["checkpoint_keep"],
+        "checkpoint_keep": options["checkpoint_keep_policy"] or options["checkpoint_keep"],
         "checkpoint_disks": options["checkpoint_disks"],
         "checkpoint_overhead_max": options["checkpoint_overhead_max"],
         "checkpoints": found["checkpoints"],

@@ -67,7 +67,7 @@ void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
       guest_.ram.read({first, count}, {run.data(), std::size_t{count} * kPageSize});
       for (std::uint32_t i = 0; i < count; ++i) {
         const std::span<const std::byte, kPageSize> page(run.data() + std::size_t{i} * kPageSize, kPageSize);
-        if (store::key_of(page) != target_[first.value + i]) out.add(PageNo{first.value + i});
+        if (store_.key_of(page) != target_[first.value + i]) out.add(PageNo{first.value + i});
       }
       progress("comparing memory", first.value + count, guest_.ram.pages());
     }
@@ -129,7 +129,7 @@ std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
   std::array<std::byte, kPageSize> content;
   pages.for_each_range(1, [&](PageRange range) {
     guest_.ram.read(range, content);
-    if (store::key_of(content) != target_[range.first.value]) differing.add(range.first);
+    if (store_.key_of(content) != target_[range.first.value]) differing.add(range.first);
   });
   return put_back(differing);
 }

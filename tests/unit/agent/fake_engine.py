@@ -87,6 +87,7 @@ class FakeEngine:
             "checkpoint_interval_s": 0.0,
             "checkpoint_keep": 10,
             "checkpoint_overhead_max": 10.0,
+            "checkpoint_keep_policy": "",
             "checkpoint_disks": "required",
         }
         return [

@@ -71,7 +71,8 @@ class FakeEngine:
             "options": {
                 "services": services,
                 "checkpoint_interval_s": interval_s,
-                "checkpoint_keep": keep,
+                "checkpoint_keep": keep if isinstance(keep, int) else 0,
+                "checkpoint_keep_policy": keep if isinstance(keep, str) else "",
                 "checkpoint_disks": disks,
                 "checkpoint_overhead_max": overhead_max,
             },

@@ -58,6 +58,14 @@ WRONG = [
     ("mhv:checkpoint_keep", "0", "1 to 10000"),
     ("mhv:checkpoint_keep", "10001", "1 to 10000"),
     ("mhv:checkpoint_keep", "1.5", "1 to 10000"),
+    *(
+        ("mhv:checkpoint_keep", value, "1m:all,1h:1s,1d:1m")
+        for value in (
+            *("many", ":", "1m", "1m:", ":all", "1m:all,", "1m:all,1m:1s", "1h:1s,1m:all", "1h:2s,2h:1s", "1m:all,1h:all"),
+            *("0s:all", "1m:0s", "1x:all", "1m:1y", "1m:2m", "999999w:all", "1m:all;1h:1s", " 1m:all", "1m:all\n"),
+            ",".join(f"{n}h:{n}s" for n in range(1, 10)),
+        )
+    ),
     ("mhv:checkpoint_disks", "some", "required, best-effort, none"),
     ("mhv:checkpoint_overhead_max", "0", "0.1 to 100 percent"),
     ("mhv:checkpoint_overhead_max", "101", "0.1 to 100 percent"),
@@ -102,6 +110,27 @@ def test_an_image_may_not_raise(properties, says):
 def test_an_image_may_lower_what_stays():
     specs = {"mhv:services": "checkpoint", "mhv:checkpoint_keep": "5"}
     assert flavor.parse(specs, {"mhv_checkpoint_keep": "2", "hw_disk_bus": "virtio"}).keep == 2
+
+
+@pytest.mark.parametrize("keep", ["1m:all", "1m:all,1h:1s,1d:1m", "90s:5s", "520w:1w"])
+def test_what_stays_may_be_thinned_by_age(keep):
+    assert flavor.parse({"mhv:services": "checkpoint", "mhv:checkpoint_keep": keep}).keep == keep
+
+
+POLICY = "1m:all,1h:1s,1d:1m"
+
+
+@pytest.mark.parametrize("image", ["1m:all", "30s:all", "1h:1s", "1h:2s,1d:5m", "2h:1m", POLICY])
+def test_an_image_may_keep_less_of_a_policy(image):
+    specs = {"mhv:services": "checkpoint", "mhv:checkpoint_keep": POLICY}
+    assert flavor.parse(specs, {"mhv_checkpoint_keep": image}).keep == image
+
+
+@pytest.mark.parametrize(("flavors", "image"), [(POLICY, i) for i in ("2m:all", "2h:1s", "2d:1h", "25h:1m", "5")] + [("5", "1m:all")])
+def test_an_image_may_not_keep_more_of_a_policy(flavors, image):
+    specs = {"mhv:services": "checkpoint", "mhv:checkpoint_keep": flavors}
+    with pytest.raises(flavor.FlavorError, match="asks for more than the flavor gives"):
+        flavor.parse(specs, {"mhv_checkpoint_keep": image})
 
 
 def test_an_image_may_not_start_automatic_checkpoints():
