@@ -64,9 +64,7 @@ class RealFolder : public Folder {
     return std::make_unique<RealFile>(std::move(fd), at(name));
   }
 
-  std::unique_ptr<File> open(const std::string& name) override {
-    return std::make_unique<RealFile>(Fd::open(at(name), O_RDWR), at(name));
-  }
+  std::unique_ptr<File> open(const std::string& name) override { return std::make_unique<RealFile>(Fd::open(at(name), O_RDWR), at(name)); }
 
   std::vector<std::string> list() override {
     DIR* folder = ::opendir(path_.c_str());

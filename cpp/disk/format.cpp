@@ -64,8 +64,8 @@ IndexHeader parse_index_header(std::span<const std::byte> bytes, std::uint64_t f
   std::memcpy(&header, bytes.data(), sizeof header);
   if (header.magic != kIndexMagic) throw Error(Code::kCorrupt, "not a journal's index (wrong magic)");
   if (header.version != kFormatVersion) {
-    throw Error(Code::kVersion, "the journal has format " + std::to_string(header.version) + ", this program reads " +
-                                    std::to_string(kFormatVersion));
+    throw Error(Code::kVersion,
+                "the journal has format " + std::to_string(header.version) + ", this program reads " + std::to_string(kFormatVersion));
   }
   if (header.checksum != checksum(header)) throw Error(Code::kCorrupt, "the header of a journal's index is damaged");
   const bool whole = header.words <= kIndexWordsMax && file_bytes == sizeof header + header.words * 8;

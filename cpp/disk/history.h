@@ -71,9 +71,9 @@ class History {
   struct Node {
     MarkName name;
     bool named = true;
-    bool above_now = true;        // now hangs below it
-    std::uint64_t parent = 0;     // 0: none
-    std::unique_ptr<Edge> edge;   // to the parent
+    bool above_now = true;                // now hangs below it
+    std::uint64_t parent = 0;             // 0: none
+    std::unique_ptr<Edge> edge;           // to the parent
     std::vector<std::uint64_t> children;  // without now
   };
 

@@ -107,7 +107,8 @@ void History::load(std::span<const std::uint64_t> words, const std::set<std::uin
   }
   // A block that an edge has from the base image, and the map too, would be held twice.
   const auto base_held_twice = [this](const Edge& edge) {
-    return std::ranges::any_of(edge.changes, [this](const auto& change) { return change.second == kInBase && find(change.first) == kInBase; });
+    return std::ranges::any_of(edge.changes,
+                               [this](const auto& change) { return change.second == kInBase && find(change.first) == kInBase; });
   };
   bool twice = base_held_twice(*open_);
   for (const auto& [number, node] : nodes_) twice = twice || base_held_twice(*node.edge);

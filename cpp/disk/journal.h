@@ -50,13 +50,13 @@ struct JournalOptions {
 
 struct JournalStat {
   std::uint64_t disk_bytes = 0;
-  std::uint64_t log_bytes = 0;         // on the file system
-  std::uint64_t live_bytes = 0;        // of them, versions that somebody needs
+  std::uint64_t log_bytes = 0;   // on the file system
+  std::uint64_t live_bytes = 0;  // of them, versions that somebody needs
   std::uint64_t marks = 0;
-  std::uint64_t entries = 0;           // appended since open
-  std::uint64_t synced_entries = 0;    // of them, durable
-  std::uint64_t folded_blocks = 0;     // since open
-  std::uint64_t moved_blocks = 0;      // since open
+  std::uint64_t entries = 0;         // appended since open
+  std::uint64_t synced_entries = 0;  // of them, durable
+  std::uint64_t folded_blocks = 0;   // since open
+  std::uint64_t moved_blocks = 0;    // since open
 };
 
 // Thread-safe. `base` and `folder` are used by nobody else meanwhile. Offsets and lengths are in bytes, of any alignment.
@@ -139,7 +139,7 @@ class Journal {
   std::unique_ptr<Log> log_;
   std::unique_ptr<History> history_;
   std::uint64_t synced_ = 0;   // one more than the entries; 0: not even those of the process before
-  std::uint64_t indexed_ = 0;       // entries that the index holds
+  std::uint64_t indexed_ = 0;  // entries that the index holds
   std::uint64_t folded_ = 0;
   std::uint64_t moved_ = 0;
   std::atomic<bool> failed_ = false;  // a sync failed: what the kernel did with the data is unknown
