@@ -19,7 +19,7 @@ class BaseImage {
   virtual void sync() = 0;                                           // what was written survives a power loss
 };
 
-// A raw file or block device.
+// A raw file or block device, locked as QEMU locks an image that it writes. Throws kBusy while another process has it.
 std::unique_ptr<BaseImage> open_raw_image(const std::string& path);
 
 }  // namespace mhv::disk

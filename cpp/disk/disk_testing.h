@@ -115,6 +115,7 @@ class MemoryFile : public File {
     power_.step();
     bytes_->sync();
   }
+  void begin_sync(std::uint64_t, std::uint64_t) override {}
   std::uint64_t bytes() override { return bytes_->now.size(); }
 
  private:

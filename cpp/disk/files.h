@@ -17,6 +17,8 @@ class File {
   virtual void read(std::span<std::byte> out, std::uint64_t offset) = 0;  // beyond the end: kCorrupt
   virtual void write(std::span<const std::byte> data, std::uint64_t offset) = 0;
   virtual void sync() = 0;  // contents and length survive a power loss
+  // A hint: this range will be synced next; its transfer may begin.
+  virtual void begin_sync(std::uint64_t bytes, std::uint64_t offset) = 0;
   virtual std::uint64_t bytes() = 0;
 };
 

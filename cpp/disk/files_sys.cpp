@@ -23,6 +23,9 @@ class RealFile : public File {
   void sync() override {
     if (::fdatasync(fd_.get()) != 0) throw_errno("cannot sync " + path_);
   }
+  void begin_sync(std::uint64_t bytes, std::uint64_t offset) override {
+    ::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  }
   std::uint64_t bytes() override {
     struct stat about {};
     if (::fstat(fd_.get(), &about) != 0) throw_errno("cannot look at " + path_);

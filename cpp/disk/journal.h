@@ -138,8 +138,10 @@ class Journal {
   mutable std::mutex state_;
   std::unique_ptr<Log> log_;
   std::unique_ptr<History> history_;
-  std::uint64_t synced_ = 0;   // one more than the entries; 0: not even those of the process before
-  std::uint64_t indexed_ = 0;  // entries that the index holds
+  std::uint64_t synced_ = 0;         // one more than the entries; 0: not even those of the process before
+  std::uint32_t since_flush_ = 0;    // guest's writes
+  std::uint32_t flush_every_ = ~0u;  // how many of them the last flush was for
+  std::uint64_t indexed_ = 0;        // entries that the index holds
   std::uint64_t folded_ = 0;
   std::uint64_t moved_ = 0;
   std::atomic<bool> failed_ = false;  // a sync failed: what the kernel did with the data is unknown

@@ -291,6 +291,7 @@ TEST(Journal, IsThreadSafe) {
   {
     Journal journal(open_folder(path), open_raw_image(image), small(20));
     EXPECT_THROW(open_folder(path), Error) << "locked";
+    EXPECT_THROW(open_raw_image(image), Error) << "locked";
     std::atomic<bool> done = false;
     std::thread cleaner([&] {
       while (!done) {

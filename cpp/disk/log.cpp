@@ -72,6 +72,7 @@ std::uint32_t Log::append(std::span<Entry> entries, std::span<const std::byte> c
   const std::size_t to = (used_ + 1 + count) * sizeof(Entry);
   segment_->file->write(std::span(descriptor).subspan(from, to - from), at * kBlockBytes + from);
   used_ += count;
+  appended_ = count;
   entries_ += count;
   return count;
 }
@@ -80,6 +81,12 @@ Log::End Log::close_chunk() {
   if (used_ == 0) return {chunk_, header_.previous_entries};
   closed_ = true;
   return {following(chunk_), used_};
+}
+
+void Log::begin_sync() {
+  const std::uint64_t at = chunk_ % segment_blocks_;
+  segment_->file->begin_sync(appended_ * kBlockBytes, (at + used_ + 1 - appended_) * kBlockBytes);
+  segment_->file->begin_sync(kBlockBytes, at * kBlockBytes);
 }
 
 std::vector<Log::Pin> Log::take_unsynced() {

@@ -46,6 +46,8 @@ class Log {
   End close_chunk();
 
   Pin pin(Where slot) const { return segments_.at(slot.value / segment_blocks_); }
+  // The transfer of what the last append() wrote may begin: a sync is expected.
+  void begin_sync();
   // Segments written since the last call.
   std::vector<Pin> take_unsynced();
 
@@ -68,6 +70,7 @@ class Log {
   ChunkHeader header_;
   std::uint32_t used_ = 0;
   bool closed_ = false;
+  std::uint32_t appended_ = 0;  // by the last append()
   std::uint64_t entries_ = 0;
 };
 

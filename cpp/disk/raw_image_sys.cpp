@@ -1,6 +1,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <vector>
 
@@ -11,9 +12,36 @@
 namespace mhv::disk {
 namespace {
 
+// QEMU's image locks (block/file-posix.c): byte 100 + p is held by who uses permission p, byte 200 + p by who does not share it.
+// As QEMU itself would, this reads and writes the image and shares only reading: so no guest, qemu-img or libvirt opens an image
+// whose newest contents are in a journal.
+constexpr off_t kUsed = 100, kUnshared = 200;
+constexpr std::array<int, 2> kUses{0, 1};             // consistent read, write
+constexpr std::array<int, 3> kDoesNotShare{1, 2, 3};  // write, write unchanged, resize
+
+bool lock_byte(int fd, int command, short type, off_t byte) {
+  struct flock about {};
+  about.l_type = type;
+  about.l_whence = SEEK_SET;
+  about.l_start = byte;
+  about.l_len = 1;
+  if (::fcntl(fd, command, &about) != 0) return false;
+  return command != F_OFD_GETLK || about.l_type == F_UNLCK;
+}
+
+void lock_as_qemu_does(int fd, const std::string& path) {
+  bool free = true;
+  for (const int p : kUses) free = lock_byte(fd, F_OFD_SETLK, F_RDLCK, kUsed + p) && free;
+  for (const int p : kDoesNotShare) free = lock_byte(fd, F_OFD_SETLK, F_RDLCK, kUnshared + p) && free;
+  for (const int p : kUses) free = lock_byte(fd, F_OFD_GETLK, F_WRLCK, kUnshared + p) && free;
+  for (const int p : kDoesNotShare) free = lock_byte(fd, F_OFD_GETLK, F_WRLCK, kUsed + p) && free;
+  if (!free) throw Error(Code::kBusy, "another process uses the image " + path);
+}
+
 class RawImage : public BaseImage {
  public:
   explicit RawImage(const std::string& path) : fd_(Fd::open(path, O_RDWR)), path_(path) {
+    lock_as_qemu_does(fd_.get(), path);
     const off_t end = ::lseek(fd_.get(), 0, SEEK_END);  // works for block devices, too
     if (end < 0) throw_errno("cannot tell the size of " + path);
     bytes_ = static_cast<std::uint64_t>(end);

@@ -1,6 +1,7 @@
 // mhv-disk: holds and asks the export of one disk's epoch journal.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 
 #include "base/error.h"
 #include "export/control.h"
@@ -10,8 +11,13 @@ namespace {
 
 using namespace mhv::disk;
 
+// Beside this program, wherever both were installed.
+std::string installed_plugin() {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / MHV_PLUGIN).lexically_normal().string();
+}
+
 struct Options {
-  std::string socket, control, journal, base, base_nbd, flush = "sync", plugin = MHV_PLUGIN, pid_file;
+  std::string socket, control, journal, base, base_nbd, flush = "sync", plugin = installed_plugin(), pid_file;
   unsigned log_max_mib = 10240, threads = 8;
   std::vector<std::string> names;
 };
