@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdio>
 #include <cstring>
 
 #include "base/error.h"
@@ -38,13 +39,16 @@ Fd new_socket() {
 }  // namespace
 
 Fd listen_at(const std::string& path) {
-  const sockaddr_un address = address_of(path);
+  const std::string beside = path + ".new";
+  const sockaddr_un address = address_of(beside);
   Fd socket = new_socket();
-  ::unlink(path.c_str());
+  ::unlink(beside.c_str());
   // Before bind(): nobody else can connect in between.
   if (::fchmod(socket.get(), 0600) != 0) throw_errno("cannot protect a socket");
   if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) throw_errno("cannot make the socket " + path);
   if (::listen(socket.get(), kBacklog) != 0) throw_errno("cannot listen on " + path);
+  // What can be seen can be connected to.
+  if (::rename(beside.c_str(), path.c_str()) != 0) throw_errno("cannot put the socket in place at " + path);
   return socket;
 }
 

@@ -21,14 +21,15 @@ constexpr int kFirstPassed = 3;  // sd_listen_fds(3)
 volatile std::sig_atomic_t stopped = 0;
 volatile std::sig_atomic_t child_pid = 0;
 
+// A kill loses nothing (disk/journal.h), while nbdkit would wait for its clients to go first.
 void on_stop(int) {
   stopped = 1;
-  if (child_pid > 0) ::kill(child_pid, SIGTERM);
+  if (child_pid > 0) ::kill(child_pid, SIGKILL);
 }
 
 [[noreturn]] void become(const std::vector<std::string>& command, int socket) {
   // The export does not outlive the one that would start it again.
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   // dup2() onto itself would leave it close-on-exec.
   if (::dup2(socket, kFirstPassed) < 0 || ::fcntl(kFirstPassed, F_SETFD, 0) != 0) ::_exit(127);
   ::setenv("LISTEN_FDS", "1", 1);
@@ -61,7 +62,7 @@ int hold_export(const std::string& socket, const std::vector<std::string>& comma
     if (pid < 0) throw_errno("cannot start the disk's export");
     if (pid == 0) become(command, listener.get());
     child_pid = pid;
-    if (stopped != 0) ::kill(pid, SIGTERM);
+    if (stopped != 0) ::kill(pid, SIGKILL);
     if (!pid_file.empty()) {
       const std::string text = std::to_string(pid) + "\n";
       replace_file(pid_file, std::as_bytes(std::span(text)));
