@@ -111,6 +111,7 @@ std::vector<std::pair<Where, BlockNo>> Journal::fold(const std::vector<std::pair
     }
   }
   sync();  // base_free() is durable now
+  wait_for_readers();
   std::ranges::sort(takes);
   std::vector<std::byte> run(kFoldRunBlocks * kBlockBytes);
   for (std::size_t i = 0; i < takes.size();) {
@@ -119,15 +120,20 @@ std::vector<std::pair<Where, BlockNo>> Journal::fold(const std::vector<std::pair
     for (; n < kFoldRunBlocks && i + n < takes.size() && takes[i + n].first == first + n; ++n) {
       pin->file->read(std::span(run).subspan(n * kBlockBytes, kBlockBytes), takes[i + n].second.value % segment_blocks_ * kBlockBytes);
     }
-    {
-      const std::unique_lock base(base_lock_);
-      const std::uint64_t bytes = std::min<std::uint64_t>(n * kBlockBytes, bytes_ - first * kBlockBytes);
-      base_->write(std::span(run).first(static_cast<std::size_t>(bytes)), first * kBlockBytes);
-    }
+    const std::uint64_t bytes = std::min<std::uint64_t>(n * kBlockBytes, bytes_ - first * kBlockBytes);
+    base_->write(std::span(run).first(static_cast<std::size_t>(bytes)), first * kBlockBytes);
     const std::lock_guard lock(state_);
     for (const std::size_t end = i + n; i < end; ++i) folded_ += history_->relocate(takes[i].first, takes[i].second, kInBase);
   }
   return others;
+}
+
+// Returns when no read is under way that found its block in the base image before this call. New ones do not hold it up.
+void Journal::wait_for_readers() {
+  std::unique_lock lock(state_);
+  const unsigned side = reader_side_;
+  reader_side_ = 1 - side;
+  readers_gone_.wait(lock, [&] { return readers_[side] == 0; });
 }
 
 void Journal::move(Where from, BlockNo block) {
@@ -153,13 +159,11 @@ void Journal::fold_zeros() {
   }
   if (zeros.empty()) return;
   sync();
+  wait_for_readers();
   for (std::size_t i = 0; i < zeros.size();) {
     std::size_t n = 1;
     while (i + n < zeros.size() && zeros[i + n] == zeros[i] + n) ++n;
-    {
-      const std::unique_lock base(base_lock_);
-      base_->zero(std::min(n * kBlockBytes, bytes_ - zeros[i] * kBlockBytes), zeros[i] * kBlockBytes);
-    }
+    base_->zero(std::min(n * kBlockBytes, bytes_ - zeros[i] * kBlockBytes), zeros[i] * kBlockBytes);
     const std::lock_guard lock(state_);
     for (const std::size_t end = i + n; i < end; ++i) {
       if (history_->find(zeros[i]) == kZeros) history_->zeros_in_base(zeros[i]);
@@ -202,7 +206,7 @@ void Journal::write_index() {
     // The last ready segment holds nothing, and what the index sets free takes its place.
     {
       const std::lock_guard lock(state_);
-      if (log_->ready() == 0 || dead.empty()) throw;
+      if (log_->ready() == 0) throw;
       const std::uint64_t last = log_->segments().rbegin()->first;
       log_->remove(last);
       folder_->unlink(segment_name(last));

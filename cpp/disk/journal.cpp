@@ -26,7 +26,6 @@ void Journal::check_alive() const {
   if (failed_) throw Error(Code::kInternal, "the journal's log could not be synced; nothing is acknowledged any more");
 }
 
-// With base_lock_ held (shared at least): nothing is folded between the look at the map and this.
 void Journal::read_base(std::span<std::byte> out, std::uint64_t offset) {
   const auto there = static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), bytes_ > offset ? bytes_ - offset : 0));
   if (there > 0) base_->read(out.first(there), offset);
@@ -41,31 +40,30 @@ struct Journal::Piece {
   Log::Pin pin;
 };
 
-void Journal::read(std::span<std::byte> out, std::uint64_t offset) {
-  check_range(out.size(), offset);
+// With state_ held.
+std::vector<Journal::Piece> Journal::locate(std::span<std::byte> out, std::uint64_t offset) const {
   std::vector<Piece> pieces;
-  const std::shared_lock base(base_lock_);
-  {
-    const std::lock_guard lock(state_);
-    std::uint64_t blocks_of_last = 0;
-    while (!out.empty()) {
-      const BlockNo block = offset / kBlockBytes;
-      const auto bytes = static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), kBlockBytes - offset % kBlockBytes));
-      const Where where = history_->find(block);
-      const Where next = pieces.empty() || !pieces.back().pin ? Where{} : Where{pieces.back().where.value + blocks_of_last};
-      const bool goes_on = !pieces.empty() && (where.in_log() ? where == next && where.value / segment_blocks_ == pieces.back().pin->number
-                                                              : where == pieces.back().where);
-      if (goes_on) {
-        pieces.back().out = {pieces.back().out.data(), pieces.back().out.size() + bytes};
-        ++blocks_of_last;
-      } else {
-        pieces.push_back({out.first(bytes), where, offset, where.in_log() ? log_->pin(where) : nullptr});
-        blocks_of_last = 1;
-      }
-      out = out.subspan(bytes);
-      offset += bytes;
+  std::uint64_t blocks_of_last = 0;
+  while (!out.empty()) {
+    const auto bytes = static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), kBlockBytes - offset % kBlockBytes));
+    const Where where = history_->find(offset / kBlockBytes);
+    const Where next = pieces.empty() || !pieces.back().pin ? Where{} : Where{pieces.back().where.value + blocks_of_last};
+    const bool goes_on = !pieces.empty() && (where.in_log() ? where == next && where.value / segment_blocks_ == pieces.back().pin->number
+                                                            : where == pieces.back().where);
+    if (goes_on) {
+      pieces.back().out = {pieces.back().out.data(), pieces.back().out.size() + bytes};
+      ++blocks_of_last;
+    } else {
+      pieces.push_back({out.first(bytes), where, offset, where.in_log() ? log_->pin(where) : nullptr});
+      blocks_of_last = 1;
     }
+    out = out.subspan(bytes);
+    offset += bytes;
   }
+  return pieces;
+}
+
+void Journal::read_pieces(std::span<const Piece> pieces) {
   for (const Piece& piece : pieces) {
     if (piece.where == kInBase) {
       read_base(piece.out, piece.offset);
@@ -77,7 +75,33 @@ void Journal::read(std::span<std::byte> out, std::uint64_t offset) {
   }
 }
 
-// With base_lock_ and state_ held.
+void Journal::read(std::span<std::byte> out, std::uint64_t offset) {
+  check_range(out.size(), offset);
+  std::vector<Piece> pieces;
+  bool from_base;
+  unsigned side;
+  {
+    const std::lock_guard lock(state_);
+    pieces = locate(out, offset);
+    from_base = std::ranges::any_of(pieces, [](const Piece& piece) { return piece.where == kInBase; });
+    side = reader_side_;
+    readers_[side] += from_base;
+  }
+  const auto leave = [&] {
+    if (!from_base) return;
+    const std::lock_guard lock(state_);
+    if (--readers_[side] == 0) readers_gone_.notify_all();
+  };
+  try {
+    read_pieces(pieces);
+  } catch (...) {
+    leave();
+    throw;
+  }
+  leave();
+}
+
+// With state_ held: what stands in the base image now is not being overwritten.
 void Journal::read_block(BlockNo block, std::span<std::byte, kBlockBytes> out) {
   const Where where = history_->find(block);
   if (where == kInBase) {
@@ -102,9 +126,6 @@ std::size_t Journal::append_data(std::span<const std::byte> data, BlockNo first)
 
 // As much as goes without making room; false when room is needed for more.
 bool Journal::write_some(std::span<const std::byte>& data, std::uint64_t& offset) {
-  const bool ragged = offset % kBlockBytes != 0 || data.size() % kBlockBytes != 0;
-  std::shared_lock base(base_lock_, std::defer_lock);
-  if (ragged) base.lock();
   const std::lock_guard lock(state_);
   check_alive();
   while (!data.empty()) {

@@ -19,16 +19,17 @@
 // policy stops the guest, which goes on when marks were dropped or the file system has room. Control requests have a segment
 // of their own for that.
 //
-// LOCKS, in this order: clean_ (folding, compacting, writing the index: the only user of the folder) > flush_ > base_lock_ (shared: a
-// version that stands in the base image is being read; exclusive: the base image is being overwritten) > state_ (everything else).
+// LOCKS, in this order: clean_ (folding, compacting, writing the index: the only user of the folder) > flush_ > state_ (everything else).
+// A read that found its block in the base image goes on without a lock; folding waits for such reads before it overwrites
+// what they may still look at (wait_for_readers), and later ones find the newer version.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
@@ -106,6 +107,8 @@ class Journal {
   void check_alive() const;
   std::size_t append_data(std::span<const std::byte> data, BlockNo first);
   bool write_some(std::span<const std::byte>& data, std::uint64_t& offset);
+  std::vector<Piece> locate(std::span<std::byte> out, std::uint64_t offset) const;
+  void read_pieces(std::span<const Piece> pieces);
   void read_block(BlockNo block, std::span<std::byte, kBlockBytes> out);
   void read_base(std::span<std::byte> out, std::uint64_t offset);
   bool append_one(Entry entry, Use use);
@@ -120,6 +123,7 @@ class Journal {
   std::vector<std::pair<Where, BlockNo>> fold(const std::vector<std::pair<Where, Slots::Slot>>& versions);
   void move(Where from, BlockNo block);
   void fold_zeros();
+  void wait_for_readers();
   void write_index();
   void store_index(std::span<const std::byte> file);
   void reuse(std::uint64_t number);
@@ -134,8 +138,11 @@ class Journal {
 
   std::mutex clean_;
   std::mutex flush_;
-  std::shared_mutex base_lock_;
   mutable std::mutex state_;
+  // Reads of the base image under way: a new one counts on `reader_side_`, the other side is being waited for.
+  std::array<std::uint64_t, 2> readers_{};
+  unsigned reader_side_ = 0;
+  std::condition_variable readers_gone_;
   std::unique_ptr<Log> log_;
   std::unique_ptr<History> history_;
   std::uint64_t synced_ = 0;         // one more than the entries; 0: not even those of the process before

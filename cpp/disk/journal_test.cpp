@@ -223,6 +223,8 @@ TEST(Journal, FullFileSystemRefusesAndLosesNothing) {
   }
   world.now_ = world.content();
   world.check_marks();
+  world.open();
+  world.check_marks();
   while (world.marks_.size() > 4) world.drop(world.marks_.begin()->first);
   world.rollback(number);
   for (int i = 0; i < 50; ++i) world.write(0, 100 * kBlockBytes);

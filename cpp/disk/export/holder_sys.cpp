@@ -57,6 +57,7 @@ int hold_export(const std::string& socket, const std::vector<std::string>& comma
   action.sa_handler = on_stop;
   ::sigaction(SIGTERM, &action, nullptr);
   ::sigaction(SIGINT, &action, nullptr);
+  bool was_killed = false;
   while (stopped == 0) {
     const pid_t pid = ::fork();
     if (pid < 0) throw_errno("cannot start the disk's export");
@@ -69,8 +70,15 @@ int hold_export(const std::string& socket, const std::vector<std::string>& comma
     }
     const int status = wait_for(pid);
     child_pid = 0;
-    if (WIFEXITED(status) && stopped == 0) return WEXITSTATUS(status);
-    if (stopped == 0) spdlog::warn("the disk's export was killed by signal {}; it is started again", WTERMSIG(status));
+    if (stopped != 0) break;
+    if (WIFEXITED(status)) {
+      if (!was_killed) return WEXITSTATUS(status);  // it never served anyone
+      spdlog::error("the disk's export ended with status {}; it is tried again", WEXITSTATUS(status));
+      ::sleep(1);
+      continue;
+    }
+    was_killed = true;
+    spdlog::warn("the disk's export was killed by signal {}; it is started again", WTERMSIG(status));
   }
   return 0;
 }
