@@ -262,6 +262,18 @@ bool Journal::maintain() {
   return false;
 }
 
+// The index goes first: without it, segments are nothing.
+bool Journal::finish() {
+  if (!fold_all()) return false;
+  const std::lock_guard clean(clean_);
+  folder_->unlink(kIndex);
+  folder_->sync();
+  for (const std::string& name : folder_->list()) {
+    if (parse_segment_name(name)) folder_->unlink(name);
+  }
+  return true;
+}
+
 bool Journal::fold_all() {
   const std::lock_guard clean(clean_);
   std::vector<std::uint64_t> segments;

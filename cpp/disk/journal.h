@@ -31,6 +31,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "disk/base_image.h"
@@ -59,6 +60,9 @@ struct JournalStat {
   std::uint64_t folded_blocks = 0;   // since open
   std::uint64_t moved_blocks = 0;    // since open
 };
+
+// Whether there is a journal in a folder.
+bool journal_exists(const std::string& path);
 
 // Thread-safe. `base` and `folder` are used by nobody else meanwhile. Offsets and lengths are in bytes, of any alignment.
 class Journal {
@@ -91,6 +95,8 @@ class Journal {
   // Folds everything into the base image. True: now the base image alone is the disk, and the journal may be deleted. False: the guest
   // wrote meanwhile. Throws kBusy while there are marks.
   bool fold_all();
+  // fold_all(), and there is no journal any more: its folder holds nothing that counts. Only the destructor may follow a true.
+  bool finish();
 
  private:
   struct Piece;

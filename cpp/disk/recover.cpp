@@ -2,6 +2,7 @@
 #include <sys/random.h>
 
 #include <cstring>
+#include <filesystem>
 #include <set>
 
 #include "base/error.h"
@@ -14,6 +15,8 @@ constexpr const char* kIndex = "INDEX";
 constexpr const char* kUnfinished = "new";
 
 }  // namespace
+
+bool journal_exists(const std::string& path) { return std::filesystem::exists(path + "/" + kIndex); }
 
 Journal::Journal(std::unique_ptr<Folder> folder, std::unique_ptr<BaseImage> base, const JournalOptions& options)
     : folder_(std::move(folder)), base_(std::move(base)), options_(options) {

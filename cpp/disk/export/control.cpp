@@ -41,7 +41,7 @@ void fill(const JournalStat& stat, wire::Figures& out) {
   out.set_moved_blocks(stat.moved_blocks);
 }
 
-void carry_out(Journal& journal, const wire::Request& request, wire::Reply& reply) {
+void ask_journal(Journal& journal, const wire::Request& request, wire::Reply& reply) {
   switch (request.what_case()) {
     case wire::Request::kMark: return journal.mark(name_from_bytes(request.mark().name()));
     case wire::Request::kRollback: return journal.rollback(name_from_bytes(request.rollback().name()));
@@ -52,9 +52,15 @@ void carry_out(Journal& journal, const wire::Request& request, wire::Reply& repl
     case wire::Request::kStat: return fill(journal.stat(), *reply.mutable_figures());
     case wire::Request::kSync: return journal.sync();
     case wire::Request::kFold: return reply.set_all_folded(journal.fold_all());
-    case wire::Request::WHAT_NOT_SET: break;
+    default: throw Error(Code::kInvalid, "a request that this release does not know");
   }
-  throw Error(Code::kInvalid, "a request that this release does not know");
+}
+
+void carry_out(Disk& disk, const wire::Request& request, wire::Reply& reply) {
+  if (request.what_case() == wire::Request::kOpen) return disk.open();
+  if (request.what_case() == wire::Request::kClose) return reply.set_all_folded(disk.close());
+  if (!disk.if_open([&](Journal& journal) { ask_journal(journal, request, reply); }))
+    throw Error(Code::kUnavailable, "the disk's image is not open yet", "send open");
 }
 
 }  // namespace
@@ -95,12 +101,12 @@ MarkName parse_name(const std::string& uuid) {
   return name;
 }
 
-wire::Reply serve(Journal& journal, std::string_view payload) {
+wire::Reply serve(Disk& disk, std::string_view payload) {
   wire::Reply reply;
   try {
     wire::Request request;
     if (!request.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) throw Error(Code::kInvalid, "not a request");
-    carry_out(journal, request, reply);
+    carry_out(disk, request, reply);
   } catch (const Error& error) {
     reply.Clear();
     reply.mutable_error()->set_code(static_cast<std::uint32_t>(error.code()));

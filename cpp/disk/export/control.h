@@ -8,19 +8,19 @@
 #include <vector>
 
 #include "base/fd.h"
-#include "disk/journal.h"
 #include "disk_schema/control.pb.h"
+#include "export/disk.h"
 
 namespace mhv::disk {
 
 // Carries out one request. Never throws: what fails is in the reply. `payload` may be anything.
-wire::Reply serve(Journal& journal, std::string_view payload);
+wire::Reply serve(Disk& disk, std::string_view payload);
 
 // Answers connections on a unix socket of its own, one request at a time, in a thread of its own. What stands at `path` is
-// replaced. `journal` outlives it.
+// replaced. `disk` outlives it.
 class ControlServer {
  public:
-  ControlServer(Journal& journal, const std::string& path);
+  ControlServer(Disk& disk, const std::string& path);
   ~ControlServer();
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
@@ -29,7 +29,7 @@ class ControlServer {
   void run();
   bool answer(const Fd& connection);
 
-  Journal& journal_;
+  Disk& disk_;
   Fd listener_;
   Fd stop_read_, stop_write_;
   std::vector<Fd> connections_;

@@ -52,7 +52,7 @@ Fd listen_at(const std::string& path) {
   return socket;
 }
 
-ControlServer::ControlServer(Journal& journal, const std::string& path) : journal_(journal), listener_(listen_at(path)) {
+ControlServer::ControlServer(Disk& disk, const std::string& path) : disk_(disk), listener_(listen_at(path)) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw_errno("cannot make a pipe");
   stop_read_ = Fd::own(ends[0]);
@@ -70,7 +70,7 @@ bool ControlServer::answer(const Fd& connection) {
   try {
     const auto frame = receive_frame(connection.get());
     if (!frame) return false;
-    send_frame(connection.get(), serve(journal_, frame->payload).SerializeAsString());
+    send_frame(connection.get(), serve(disk_, frame->payload).SerializeAsString());
     return true;
   } catch (const Error& error) {
     spdlog::warn("a connection to the disk's control socket is closed: {}", error.what());

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <thread>
+
 #include "base/error.h"
 #include "base/frame.h"
 #include "disk/disk_testing.h"
@@ -12,22 +14,29 @@ namespace {
 
 constexpr const char* kOne = "00112233-4455-6677-8899-aabbccddeeff";
 
-struct Disk {
-  Disk() {
+struct Served {
+  explicit Served(std::uint64_t bytes = 0) {
     memory.base.now.resize(64 * kBlockBytes);
     memory.base.durable = memory.base.now;
     JournalOptions options;
     options.segment_blocks = 256;
     options.segments_max = 12;
-    journal = std::make_unique<Journal>(std::make_unique<MemoryFolder>(memory), std::make_unique<MemoryImage>(memory), options);
+    disk = std::make_unique<Disk>(
+        [this, options] {
+          return std::make_unique<Journal>(std::make_unique<MemoryFolder>(memory), std::make_unique<MemoryImage>(memory), options);
+        },
+        bytes);
+  }
+  void write(int value) {
+    disk->with_open([&](Journal& journal) { journal.write(Bytes(kBlockBytes, static_cast<std::byte>(value)), 0); });
   }
   Bytes first_block() {
     Bytes out(kBlockBytes);
-    journal->read(out, 0);
+    disk->with_open([&](Journal& journal) { journal.read(out, 0); });
     return out;
   }
   MemoryDisk memory;
-  std::unique_ptr<Journal> journal;
+  std::unique_ptr<Disk> disk;
   const std::string path = testing::TempDir() + "control-" + std::to_string(::getpid());
 };
 
@@ -41,6 +50,8 @@ wire::Request named(const std::string& verb) {
   if (verb == "stat") request.mutable_stat();
   if (verb == "sync") request.mutable_sync();
   if (verb == "fold") request.mutable_fold();
+  if (verb == "open") request.mutable_open();
+  if (verb == "close") request.mutable_close();
   return request;
 }
 
@@ -54,12 +65,12 @@ Code code_of(ControlClient& client, const wire::Request& request) {
 }
 
 TEST(Control, MarksAndGoesBack) {
-  Disk disk;
-  const ControlServer server(*disk.journal, disk.path);
+  Served disk;
+  const ControlServer server(*disk.disk, disk.path);
   ControlClient client(disk.path);
-  disk.journal->write(Bytes(kBlockBytes, std::byte{1}), 0);
+  disk.write(1);
   client.call(named("mark"));
-  disk.journal->write(Bytes(kBlockBytes, std::byte{2}), 0);
+  disk.write(2);
   client.call(named("rollback"));
   EXPECT_EQ(disk.first_block(), Bytes(kBlockBytes, std::byte{1}));
   const wire::Reply list = client.call(named("list"));
@@ -76,8 +87,8 @@ TEST(Control, MarksAndGoesBack) {
 }
 
 TEST(Control, ErrorsKeepTheirCode) {
-  Disk disk;
-  const ControlServer server(*disk.journal, disk.path);
+  Served disk;
+  const ControlServer server(*disk.disk, disk.path);
   ControlClient client(disk.path);
   EXPECT_EQ(code_of(client, named("rollback")), Code::kNotFound);
   client.call(named("mark"));
@@ -91,14 +102,42 @@ TEST(Control, ErrorsKeepTheirCode) {
 }
 
 TEST(Control, OneThatSendsNonsenseDoesNotDisturbOthers) {
-  Disk disk;
-  const ControlServer server(*disk.journal, disk.path);
+  Served disk;
+  const ControlServer server(*disk.disk, disk.path);
   ControlClient first(disk.path);
   first.call(named("mark"));
-  EXPECT_EQ(serve(*disk.journal, "\xff\xff\xff").error().code(), static_cast<unsigned>(Code::kInvalid));
+  EXPECT_EQ(serve(*disk.disk, "\xff\xff\xff").error().code(), static_cast<unsigned>(Code::kInvalid));
   ControlClient second(disk.path);
   EXPECT_EQ(second.call(named("list")).names_size(), 1);
   EXPECT_EQ(first.call(named("list")).names_size(), 1);
+}
+
+TEST(Control, WaitsForOpenAndEndsWithClose) {
+  Served disk(64 * kBlockBytes);
+  const ControlServer server(*disk.disk, disk.path);
+  ControlClient client(disk.path);
+  EXPECT_EQ(disk.disk->bytes(), 64 * kBlockBytes) << "known before the image is";
+  EXPECT_EQ(code_of(client, named("mark")), Code::kUnavailable);
+  std::thread guest([&] { disk.write(3); });  // held until the image is there
+  client.call(named("open"));
+  client.call(named("open"));
+  guest.join();
+  client.call(named("mark"));
+  EXPECT_EQ(code_of(client, named("close")), Code::kBusy);
+  client.call(named("drop"));
+  EXPECT_TRUE(client.call(named("close")).all_folded());
+  EXPECT_EQ(disk.memory.base.now[0], std::byte{3});
+  EXPECT_TRUE(disk.memory.now.empty()) << "no journal is left";
+  EXPECT_EQ(code_of(client, named("stat")), Code::kUnavailable);
+  EXPECT_TRUE(client.call(named("close")).all_folded()) << "no error when it is closed";
+}
+
+TEST(Control, AnImageOfAnotherSizeIsRefused) {
+  Served disk(65 * kBlockBytes);
+  const ControlServer server(*disk.disk, disk.path);
+  ControlClient client(disk.path);
+  EXPECT_EQ(code_of(client, named("open")), Code::kInvalid);
+  EXPECT_EQ(code_of(client, named("stat")), Code::kUnavailable);
 }
 
 TEST(Control, NamesAreUuids) {

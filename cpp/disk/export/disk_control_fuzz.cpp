@@ -7,18 +7,23 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace mhv::disk;
   static MemoryDisk disk;
-  static const std::unique_ptr<Journal> journal = [] {
-    disk.base.now.resize(64 * kBlockBytes);
-    JournalOptions options;
-    options.segment_blocks = 256;
-    options.segments_max = 12;
-    return std::make_unique<Journal>(std::make_unique<MemoryFolder>(disk), std::make_unique<MemoryImage>(disk), options);
-  }();
+  static Disk served(
+      [] {
+        JournalOptions options;
+        options.segment_blocks = 256;
+        options.segments_max = 12;
+        disk.base.now.resize(64 * kBlockBytes);
+        return std::make_unique<Journal>(std::make_unique<MemoryFolder>(disk), std::make_unique<MemoryImage>(disk), options);
+      },
+      0);
+  served.open();
   const std::string_view payload(reinterpret_cast<const char*>(data), size);
-  const wire::Reply reply = serve(*journal, payload);
+  const wire::Reply reply = serve(served, payload);
   if (reply.has_error() && reply.names_size() != 0) __builtin_trap();
-  for (const MarkName& name : journal->marks()) journal->drop(name);
-  (void)journal->fold_all();
+  served.if_open([](Journal& journal) {
+    for (const MarkName& name : journal.marks()) journal.drop(name);
+    (void)journal.fold_all();
+  });
   for (auto& [name, file] : disk.now) file->sync();  // what a power loss would need is of no interest here
   disk.base.sync();
   return 0;

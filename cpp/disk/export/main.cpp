@@ -18,6 +18,7 @@ std::string installed_plugin() {
 
 struct Options {
   std::string socket, control, journal, base, base_nbd, flush = "sync", plugin = installed_plugin(), pid_file;
+  std::uint64_t size = 0;
   unsigned log_max_mib = 10240, threads = 8;
   std::vector<std::string> names;
 };
@@ -28,6 +29,7 @@ int serve_disk(const Options& o) {
   command.push_back("control=" + o.control);
   command.push_back(o.base.empty() ? "base-nbd=" + o.base_nbd : "base=" + o.base);
   command.push_back("flush=" + o.flush);
+  if (o.size != 0) command.push_back("size=" + std::to_string(o.size));
   command.push_back("log-max-mib=" + std::to_string(o.log_max_mib));
   return hold_export(o.socket, command, o.pid_file);
 }
@@ -51,6 +53,8 @@ wire::Request request_for(const std::string& verb, const Options& o) {
   if (verb == "stat") request.mutable_stat();
   if (verb == "sync") request.mutable_sync();
   if (verb == "fold") request.mutable_fold();
+  if (verb == "open") request.mutable_open();
+  if (verb == "close") request.mutable_close();
   return request;
 }
 
@@ -58,8 +62,8 @@ int ask(const std::string& verb, const Options& o) {
   ControlClient client(o.control);
   const wire::Reply reply = client.call(request_for(verb, o));
   print(reply);
-  if (verb != "fold" || reply.all_folded()) return 0;
-  std::fputs("the guest wrote meanwhile: fold again\n", stderr);
+  if ((verb != "fold" && verb != "close") || reply.all_folded()) return 0;
+  std::fputs("the guest wrote meanwhile: once more\n", stderr);
   return 1;
 }
 
@@ -72,6 +76,7 @@ void add_serve(CLI::App& app, Options& o) {
   serve->add_option("--base-nbd", o.base_nbd, "the NBD socket of a base image of another format")->excludes(raw);
   serve->add_option("--flush", o.flush, "acknowledge a guest's flush when it is durable (sync), or at once (at-mark)")
       ->check(CLI::IsMember({"sync", "at-mark"}));
+  serve->add_option("--size", o.size, "bytes: begin without the image, requests wait for `open`");
   serve->add_option("--log-max-mib", o.log_max_mib, "the most space that the log may take");
   serve->add_option("--threads", o.threads, "requests at a time");
   serve->add_option("--plugin", o.plugin, "nbdkit's plugin");
@@ -97,6 +102,8 @@ int main(int argc, char** argv) {
   verb("stat", "figures", 0);
   verb("sync", "make everything durable", 0);
   verb("fold", "write everything into the base image", 0);
+  verb("open", "open the image, and let requests go on", 0);
+  verb("close", "fold, end the journal, and let go of the image", 0);
   CLI11_PARSE(app, argc, argv);
   try {
     const std::string name = app.get_subcommands().front()->get_name();

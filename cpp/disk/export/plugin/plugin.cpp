@@ -33,13 +33,14 @@ constexpr std::uint32_t kRequestMax = 32u << 20;
 
 struct Settings {
   std::string journal, base, base_nbd, control;
+  std::uint64_t size = 0;
   JournalOptions options;
 };
 
 // Folds and prepares space behind the guest's back.
 class Maintainer {
  public:
-  explicit Maintainer(Journal& journal) : journal_(journal), thread_([this] { run(); }) {}
+  explicit Maintainer(Disk& disk) : disk_(disk), thread_([this] { run(); }) {}
   ~Maintainer() {
     {
       const std::lock_guard lock(mutex_);
@@ -58,7 +59,7 @@ class Maintainer {
       lock.unlock();
       bool more = false;
       try {
-        more = journal_.maintain();
+        disk_.if_open([&](Journal& journal) { more = journal.maintain(); });
       } catch (const std::exception& error) {
         nbdkit_error("the journal is not folded: %s", error.what());
       }
@@ -67,18 +68,21 @@ class Maintainer {
     }
   }
 
-  Journal& journal_;
+  Disk& disk_;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stop_ = false;
   std::thread thread_;
 };
 
+std::unique_ptr<Journal> open_journal(const Settings& s) {
+  return std::make_unique<Journal>(open_folder(s.journal), s.base.empty() ? open_nbd_image(s.base_nbd) : open_raw_image(s.base), s.options);
+}
+
+// With a journal already there, this is an export that was killed, and the image is its own.
 struct Export {
-  explicit Export(const Settings& settings)
-      : journal(open_folder(settings.journal), settings.base.empty() ? open_nbd_image(settings.base_nbd) : open_raw_image(settings.base),
-                settings.options) {}
-  Journal journal;
+  explicit Export(const Settings& s) : disk([s] { return open_journal(s); }, journal_exists(s.journal) ? 0 : s.size) {}
+  Disk disk;
   std::unique_ptr<ControlServer> control;
   std::unique_ptr<Maintainer> maintainer;
 };
@@ -122,6 +126,7 @@ int plugin_config(const char* key, const char* value) {
     if (name == "base-nbd") return void(settings.base_nbd = value);
     if (name == "control") return void(settings.control = value);
     if (name == "log-max-mib") return void(settings.options.segments_max = mib_to_segments(value));
+    if (name == "size") return void(settings.size = std::stoull(value));
     if (name == "flush" && (value == std::string("sync") || value == std::string("at-mark")))
       return void(settings.options.flush = value == std::string("sync") ? Flush::kSync : Flush::kAtMark);
     throw Error(Code::kInvalid, "unknown setting " + name + "=" + value);
@@ -141,49 +146,45 @@ int plugin_get_ready() {
 // Threads begin here: nbdkit may have forked before.
 int plugin_after_fork() {
   return guarded([] {
-    disk_export->control = std::make_unique<ControlServer>(disk_export->journal, settings.control);
-    disk_export->maintainer = std::make_unique<Maintainer>(disk_export->journal);
+    disk_export->control = std::make_unique<ControlServer>(disk_export->disk, settings.control);
+    disk_export->maintainer = std::make_unique<Maintainer>(disk_export->disk);
   });
 }
 
 void plugin_unload() { disk_export.reset(); }
 
 void* plugin_open(int) { return disk_export.get(); }
-std::int64_t plugin_get_size(void*) { return static_cast<std::int64_t>(disk_export->journal.bytes()); }
+std::int64_t plugin_get_size(void*) { return static_cast<std::int64_t>(disk_export->disk.bytes()); }
 int plugin_yes(void*) { return 1; }
 int plugin_block_size(void*, std::uint32_t* minimum, std::uint32_t* preferred, std::uint32_t* maximum) {
   *minimum = 1, *preferred = kBlockBytes, *maximum = kRequestMax;
   return 0;
 }
 
-// FUA is a flush for all: one fdatasync of the log, whatever it is for.
-int finish(std::uint32_t flags) {
-  if ((flags & NBDKIT_FLAG_FUA) != 0) disk_export->journal.flush();
-  return 0;
+// A request that waits until the disk is open. FUA is a flush for all: one fdatasync of the log, whatever it is for.
+template <typename Fn>
+int request(std::uint32_t flags, Fn&& fn) noexcept {
+  return guarded([&] {
+    disk_export->disk.with_open([&](Journal& journal) {
+      fn(journal);
+      if ((flags & NBDKIT_FLAG_FUA) != 0) journal.flush();
+    });
+  });
 }
 int plugin_pread(void*, void* out, std::uint32_t count, std::uint64_t offset, std::uint32_t) {
-  return guarded([&] { disk_export->journal.read({static_cast<std::byte*>(out), count}, offset); });
+  return request(0, [&](Journal& journal) { journal.read({static_cast<std::byte*>(out), count}, offset); });
 }
 int plugin_pwrite(void*, const void* data, std::uint32_t count, std::uint64_t offset, std::uint32_t flags) {
-  return guarded([&] {
-    disk_export->journal.write(bytes_of(data, count), offset);
-    finish(flags);
-  });
+  return request(flags, [&](Journal& journal) { journal.write(bytes_of(data, count), offset); });
 }
 int plugin_zero(void*, std::uint32_t count, std::uint64_t offset, std::uint32_t flags) {
-  return guarded([&] {
-    disk_export->journal.zero(count, offset);
-    finish(flags);
-  });
+  return request(flags, [&](Journal& journal) { journal.zero(count, offset); });
 }
 int plugin_trim(void*, std::uint32_t count, std::uint64_t offset, std::uint32_t flags) {
-  return guarded([&] {
-    disk_export->journal.discard(count, offset);
-    finish(flags);
-  });
+  return request(flags, [&](Journal& journal) { journal.discard(count, offset); });
 }
 int plugin_flush(void*, std::uint32_t) {
-  return guarded([] { disk_export->journal.flush(); });
+  return guarded([] { disk_export->disk.if_open([](Journal& journal) { journal.flush(); }); });
 }
 int plugin_can_fua(void*) { return NBDKIT_FUA_NATIVE; }
 
@@ -198,6 +199,7 @@ nbdkit_plugin make_plugin() {
       "base=FILE           a raw base image, or\n"
       "base-nbd=SOCKET     the NBD export of a base image of another format\n"
       "control=SOCKET      where marks are asked for\n"
+      "size=BYTES          begin without the image; requests wait for the control request open\n"
       "log-max-mib=N       the most space that the log may take (10240)\n"
       "flush=sync|at-mark  when a guest's flush is acknowledged (sync)";
   out.get_ready = plugin_get_ready;
