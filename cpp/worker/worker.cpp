@@ -469,6 +469,10 @@ protocol::Reply Worker::verify(const protocol::Request& request) {
 }
 
 protocol::Reply Worker::repair(const protocol::Request& request) {
+  if (filler_) {
+    throw Error(Code::kBusy, fmt::format("the memory of guest {} is still being filled from checkpoint {}", name_, filler_->checkpoint()),
+                "try again when that is over: mhvctl status " + name_);
+  }
   const checkpoint::StageFn progress = progress_of(request.id());
   const std::vector<store::CheckpointInfo> before = store_->list();
   const store::RepairResult result =
@@ -476,7 +480,7 @@ protocol::Reply Worker::repair(const protocol::Request& request) {
   for (const store::CheckpointInfo& info : before) {
     if (store_->contains(info.id)) continue;
     if (lineage_ && lineage_->base() == info.id) lineage_->lose();
-    if (live_) checkpoint::drop_disk_snapshots(*live_, info);
+    if (disk_points_) disk_points_->release(info);
     spdlog::warn("guest {} ({}): checkpoint {} was damaged and is dropped", name_, guest_, info.id);
   }
   report(state_name_);
