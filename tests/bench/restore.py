@@ -59,10 +59,11 @@ def vmstate_node(host, monitor, folder):
     machine = next(m for m in monitor.call("query-machines") if m.get("alias") == "pc")["name"].encode()
     saved = state.read_bytes()
     stream = saved[:8] + b"\x07" + len(machine).to_bytes(4, "big") + machine + saved[8:]
-    state.write_bytes(stream)
+    padded = stream.ljust(-(-len(stream) // 65536) * 65536, b"\0")
+    state.write_bytes(padded)
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64k"], **quiet)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -b -s {state} 0 {len(stream)}", image], **quiet)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -b -s {state} 0 {len(padded)}", image], **quiet)
     subprocess.run(["qemu-img", "snapshot", "-c", "floor", image], **quiet)
     with open(image, "r+b") as file:
         file.seek(64)
