@@ -198,8 +198,7 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  // A fill that has to wait for the end of a hold ends then.
-  const Clock::time_point until = filler_ && filler_->filled() && held_ ? std::min(next_automatic_, held_->until) : next_automatic_;
+  const Clock::time_point until = wake_at();
   if (until == Clock::time_point::max()) {
     changed_.wait(lock, ready);
   } else {
@@ -265,6 +264,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
   if (filler_) filler_->prefetch();
   report("attached");
+  on_fill_change();  // all may have been there before the guest was
 }
 
 // What waits for a page is served on.
