@@ -18,7 +18,7 @@ using Json = Qmp::Json;
 
 constexpr std::chrono::seconds kStopTimeout{120};  // `stop` drains and flushes the guest's disks
 constexpr std::chrono::seconds kLoadTimeout{120};
-constexpr long kJobPollNs = 500'000;
+constexpr long kJobPollNs = 200'000;
 constexpr const char* kSave = "xen-save-devices-state";
 constexpr const char* kStateOpaque = "nova-mhv device state";
 constexpr const char* kLoadOpaque = "nova-mhv load";
@@ -180,18 +180,20 @@ void Machine::clean_up_load() {
 
 // snapshot-load wants a writable qcow2 node with the tag among `devices`; it takes the device state from it, and sends
 // every listed node back to its own snapshot `tag` first. It reads no RAM section because there is none in the stream.
-void Machine::load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
-                                std::span<const DiskNode> disks) {
+void Machine::stage_load(std::span<const std::byte> state, const std::string& machine, const std::string& tag) {
   const Fd image = Fd::memory("mhv-load");
   const auto bytes = vmstate_image(tag, device_stream(machine, state));
   pwrite_all(image.get(), bytes, 0, "the device state");
   clean_up_load();
   const std::string path = fdset_path(add_fd(qmp_, image, kLoadOpaque));
+  qmp_.call("blockdev-add",
+            {{"driver", "qcow2"}, {"node-name", kLoadNode}, {"file", {{"driver", "file"}, {"filename", path}, {"locking", "off"}}}});
+}
+
+void Machine::load(const std::string& tag, std::span<const DiskNode> disks) {
   Json devices = Json::array({kLoadNode});
   for (const auto& disk : disks) devices.push_back(disk.node);
   try {
-    qmp_.call("blockdev-add",
-              {{"driver", "qcow2"}, {"node-name", kLoadNode}, {"file", {{"driver", "file"}, {"filename", path}, {"locking", "off"}}}});
     qmp_.call("snapshot-load", {{"job-id", kLoadJob}, {"tag", tag}, {"vmstate", kLoadNode}, {"devices", devices}}, {}, kLoadTimeout);
     const std::optional<std::string> error = wait_for_job(kLoadJob);
     if (!error || !error->empty()) {
@@ -202,7 +204,6 @@ void Machine::load_device_state(std::span<const std::byte> state, const std::str
     if (error.code() != Code::kGone && error.code() != Code::kUnavailable) clean_up_load();
     throw;
   }
-  clean_up_load();
 }
 
 // A transaction drains every node before its first action, also when it has none.

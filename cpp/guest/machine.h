@@ -43,13 +43,14 @@ class Machine {
   void prepare_save();
   void begin_save();
   std::vector<std::byte> finish_save();
-  // RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to their internal
-  // snapshot `tag` in the same step. The guest must be stopped, and stays stopped. When it throws, device state and
-  // disks are undefined, and it may be tried again.
+  // Gives QEMU what load() will read, as internal snapshot `tag` of a node of its own. The guest may run.
+  void stage_load(std::span<const std::byte> state, const std::string& machine, const std::string& tag);
+  // Loads what stage_load() gave. RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to
+  // their internal snapshot `tag` in the same step. The guest must be stopped, and stays stopped. When it throws, device state and
+  // disks are undefined, and it may be tried again from stage_load() on. Afterwards, when there is time: clean_up_load().
   // The load resets the machine first, which writes firmware tables (`/rom@etc/acpi/tables`, ...) as they were before the
   // firmware placed them: put RAM blocks that are read_only back (again) AFTERWARDS. Writable blocks stay untouched.
-  void load_device_state(std::span<const std::byte> state, const std::string& machine, const std::string& tag,
-                         std::span<const DiskNode> disks);
+  void load(const std::string& tag, std::span<const DiskNode> disks);
   // Returns when every disk request that was under way has ended, and with it every transfer into guest memory that began
   // before the call. The guest may run, and begin new ones.
   void drain_disks();

@@ -43,6 +43,13 @@ bool in_step(const std::vector<std::uint32_t>& counters) {
   return std::is_sorted(counters.rbegin(), counters.rend()) && counters.front() - counters.back() <= 1;
 }
 
+void load(Machine& machine, std::span<const std::byte> state, const std::string& type, const std::string& tag,
+          std::span<const DiskNode> disks) {
+  machine.stage_load(state, type, tag);
+  machine.load(tag, disks);
+  machine.clean_up_load();
+}
+
 class MachineTest : public ::testing::TestWithParam<Memory> {
  protected:
   void SetUp() override {
@@ -92,7 +99,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
     fill_disk(qemu, "0x22");
     EXPECT_TRUE(disk_holds("0x22"));
     EXPECT_GE(put_back(ram, memory).writable, TestQemu::kCounters);
-    machine.load_device_state(state, qemu.machine(), "point", disks_);
+    load(machine, state, qemu.machine(), "point", disks_);
     EXPECT_FALSE(machine.running());
     EXPECT_TRUE(disk_holds("0x11"));
     const auto after = put_back(ram, memory);
@@ -124,7 +131,7 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
   const auto counted = qemu.counters(ram);
   const std::size_t sets = qemu.qmp().call("query-fdsets").size();
   try {
-    machine.load_device_state(state, qemu.machine(), "missing", disks_);
+    load(machine, state, qemu.machine(), "missing", disks_);
     ADD_FAILURE() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::kInternal) << error.what();
@@ -134,9 +141,9 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
   EXPECT_TRUE(qemu.qmp().call("query-jobs").empty());
   auto broken = state;
   std::fill(broken.begin() + static_cast<std::ptrdiff_t>(broken.size() / 2), broken.end() - 1, std::byte{0xff});
-  EXPECT_THROW(machine.load_device_state(broken, qemu.machine(), "state-only", {}), Error);
+  EXPECT_THROW(load(machine, broken, qemu.machine(), "state-only", {}), Error);
   put_back(ram, memory);
-  machine.load_device_state(state, qemu.machine(), "state-only", {});
+  load(machine, state, qemu.machine(), "state-only", {});
   put_back(ram, memory);
   EXPECT_EQ(qemu.counters(ram), counted);
   machine.resume();
@@ -160,7 +167,7 @@ TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   qemu.qmp().call("blockdev-add", {{"driver", "null-co"}, {"node-name", "mhv-load"}, {"read-zeroes", true}});
   Machine machine(qemu.qmp());
   EXPECT_EQ(save(machine).size(), state.size());
-  machine.load_device_state(state, qemu.machine(), "point", {});
+  load(machine, state, qemu.machine(), "point", {});
   EXPECT_EQ(qemu.qmp().call("query-fdsets").size(), 1u);
 }
 
@@ -203,7 +210,7 @@ TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
   machine.stop_watching(disks_);
   machine.stop_watching(disks_);  // nothing watches: no error
   const auto state = save(machine);
-  machine.load_device_state(state, qemu.machine(), "early", disks_);
+  load(machine, state, qemu.machine(), "early", disks_);
   EXPECT_TRUE(disk_holds("0x11"));
 }
 
@@ -257,7 +264,7 @@ TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   fill_disk(qemu, "0x22");
-  machine.load_device_state(state, qemu.machine(), "point", disks_);
+  load(machine, state, qemu.machine(), "point", disks_);
   put_back(ram, memory);
   EXPECT_TRUE(disk_holds("0x11"));
   machine.resume();
@@ -274,7 +281,7 @@ TEST_P(MachineTest, VideoMemoryIsNotChangedByALoad) {
   machine.stop();
   const auto state = save(machine);
   const auto memory = read_all(ram);
-  machine.load_device_state(state, qemu.machine(), "point", {});
+  load(machine, state, qemu.machine(), "point", {});
   EXPECT_EQ(put_back(ram, memory).writable, 0);
 }
 

@@ -53,6 +53,7 @@ Filled uffd_copy(int uffd, HostVirt to, std::span<const std::byte> from, bool cl
       uffd_wake(uffd, to, kPageSize);  // a failed copy wakes nobody
       return Filled::kThere;
     }
+    if (error == ENOENT) return Filled::kThere;  // its device was unplugged: there is nothing to fill any more
     if (*bytes == from.size()) return Filled::kDone;
     if (error != EAGAIN && error != EINTR) {
       errno = error;

@@ -22,7 +22,7 @@ bool uffd_end_missing(int uffd, HostVirt start, std::uint64_t bytes, bool shared
 
 enum class Filled {
   kDone,   // all of it; who waited goes on
-  kThere,  // the first page was there already; who waited for it goes on
+  kThere,  // the first page was there already, and who waited for it goes on; or that memory is gone
 };
 // Copies whole pages to where there are none, each atomically. `clean`: they count as not written. Stops before the first page that
 // is there, and returns in `bytes` how much it copied. Throws kGone, kNoSpace when the host has no memory.

@@ -9,10 +9,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 
 #include "base/error.h"
 #include "guest/fixture_test.h"
 #include "guest/page_ranges.h"
+#include "guest/ram_mapping.h"
 
 namespace mhv::guest {
 namespace {
@@ -206,6 +209,55 @@ TEST(RamBlocks, AreChecked) {
   EXPECT_THROW(make(0x1000, ~std::uint64_t{0xfff}), Error);
   EXPECT_THROW(make(0x1000, std::uint64_t{1} << 45), Error);
   EXPECT_THROW(Ram({}, {}), Error);
+}
+
+TEST(RamMapping, WritesWhatTheFileHolds) {
+  for (const bool sealed : {true, false}) {
+    Fd file = Fd::own(::memfd_create("block", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    ASSERT_EQ(::ftruncate(file.get(), 8 * kPageSize), 0);
+    if (sealed) {
+      ASSERT_EQ(::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK), 0);
+    }
+    RamBlock block;
+    block.name = "block";
+    block.host = {0x10000};
+    block.bytes = 6 * kPageSize;
+    block.shared = true;
+    block.fd = file.get();
+    block.fd_offset = kPageSize;
+    std::vector<Fd> fds;
+    fds.push_back(std::move(file));
+    const Ram ram({block}, std::move(fds));
+    RamMapping mapping(ram);
+    ASSERT_EQ(mapping.populate({{2}, 3}), sealed) << "a file that may shrink under the mapping is not written through it";
+    if (!sealed) continue;
+    std::memset(mapping.at({3}), 'x', kPageSize);
+    std::vector<std::byte> page(kPageSize);
+    ram.read({{3}, 1}, page);
+    EXPECT_EQ(page, std::vector<std::byte>(kPageSize, std::byte{'x'}));
+    ram.read({{4}, 1}, page);
+    EXPECT_EQ(page, std::vector<std::byte>(kPageSize));
+  }
+}
+
+TEST(Ram, ADuplicateOutlivesTheOriginal) {
+  Fd file = Fd::memory("block");
+  ASSERT_EQ(::ftruncate(file.get(), kPageSize), 0);
+  RamBlock block;
+  block.name = "block";
+  block.bytes = kPageSize;
+  block.shared = true;
+  block.fd = file.get();
+  std::vector<Fd> fds;
+  fds.push_back(std::move(file));
+  auto original = std::make_unique<Ram>(std::vector<RamBlock>{block}, std::move(fds));
+  Ram copy = original->duplicate();
+  const std::vector<std::byte> page(kPageSize, std::byte{'y'});
+  original->write({0}, page);
+  original.reset();
+  std::vector<std::byte> seen(kPageSize);
+  copy.read({{0}, 1}, seen);
+  EXPECT_EQ(seen, page);
 }
 
 }  // namespace

@@ -211,7 +211,9 @@ Attachment HostHypervisor::attach(const Domain& domain, const protocol::ServiceO
   out.up.set_kvm(qmp.call("query-kvm").value("enabled", false));
   const std::string listing = qmp.hmp("info ramblock");
   add_blocks(domain, listing, fds, out);
-  save_ramblock_record(config_.ramblock_record_path(domain.uuid), *domain.process, listing);
+  // As of its first attach, which is when a fill begins: devices that come later have no part in it.
+  const std::string record = config_.ramblock_record_path(domain.uuid);
+  if (!load_ramblock_record(record, *domain.process)) save_ramblock_record(record, *domain.process, listing);
   for (protocol::Disk& disk : resolve_disks(facts.disks, qmp.call("query-block"))) *out.up.add_disks() = std::move(disk);
   bool is_new = true;
   out.up.set_uffd_fd(push(out.fds, userfaultfd(domain, qmp, is_new)));

@@ -284,9 +284,16 @@ void Guest::bring_up(const Domain& domain) {
   send_hold();
 }
 
-// First of all, for a QEMU that waits for a page of its memory answers nothing.
+// First of all, for a QEMU that waits for a page of its memory answers nothing. Most have no need of it, so that it cannot be had
+// (a device's memory is gone) does not keep the guest from being attached.
 void Guest::hand_over_memory(const Domain& domain, WorkerProcess& worker) {
-  std::optional<Attachment> memory = hypervisor_.attach_memory(domain);
+  std::optional<Attachment> memory;
+  try {
+    memory = hypervisor_.attach_memory(domain);
+  } catch (const Error& error) {
+    if (passes(error.code())) throw;
+    spdlog::debug("guest {}: {}", label(), error.what());
+  }
   if (!memory) return;
   protocol::WorkerCommand command;
   *command.mutable_memory_up() = std::move(memory->up);

@@ -125,6 +125,18 @@ TEST(UffdRecord, RoundTrips) {
   }
 }
 
+TEST(RamblockRecord, IsOfOneProcess) {
+  std::string pattern = "/tmp/mhvd-parts-XXXXXX";
+  const std::string folder = ::mkdtemp(pattern.data());
+  const std::string path = folder + "/record";
+  EXPECT_FALSE(load_ramblock_record(path, {123, 456}));
+  save_ramblock_record(path, {123, 456}, "Block Name\npc.ram\n");
+  EXPECT_EQ(load_ramblock_record(path, {123, 456}), "Block Name\npc.ram\n");
+  EXPECT_FALSE(load_ramblock_record(path, {123, 45}));
+  EXPECT_FALSE(load_ramblock_record(path, {12, 456}));
+  std::filesystem::remove_all(folder);
+}
+
 TEST(UffdRecord, StartTimeBehindAnyName) {
   const std::string fields = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 98765 20 21\n";
   EXPECT_EQ(parse_start_time("42 (qemu-system-x86)" + fields), 98765u);

@@ -22,7 +22,7 @@ std::optional<UffdRecord> parse_uffd_record(std::string_view line);  // nullopt:
 std::optional<UffdRecord> load_uffd_record(const std::string& path);
 void save_uffd_record(const std::string& path, const UffdRecord& record);
 
-// QEMU's own list of its memory blocks as of the last attach: <run-dir>/guests/<uuid>.ramblock, "PID START_TIME\n" and the text of
+// QEMU's own list of its memory blocks as of its first attach: <run-dir>/guests/<uuid>.ramblock, "PID START_TIME\n" and the text of
 // HMP `info ramblock`. Read when QEMU may not be asked.
 std::optional<std::string> load_ramblock_record(const std::string& path, const ProcessId& process);  // nullopt: not of this process
 void save_ramblock_record(const std::string& path, const ProcessId& process, const std::string& listing);

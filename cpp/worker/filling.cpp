@@ -46,6 +46,13 @@ checkpoint::RollbackResult Worker::roll_back(const protocol::CheckpointRestore& 
   return result;
 }
 
+// When there is something to do that nobody asks for. Automatic checkpoints begin after a fill, and a fill's end waits for the end
+// of a hold.
+Worker::Clock::time_point Worker::wake_at() const {
+  if (!filler_) return std::min(pace_.due(), next_compaction_);
+  return filler_->filled() && held_ ? held_->until : Clock::time_point::max();
+}
+
 void Worker::on_fill_change() {
   if (!filler_) return;
   if (filler_->filled() && live_ && !is_held()) {

@@ -203,11 +203,8 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 std::optional<Worker::Task> Worker::next_task() {
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  Clock::time_point until = std::min(pace_.due(), next_compaction_);
-  if (filler_) {  // no checkpoint before it ends; one that has to wait for the end of a hold ends then
-    until = filler_->filled() && held_ ? held_->until : checkpoint::Pace::kNever;
-  }
-  if (until == checkpoint::Pace::kNever) {
+  const Clock::time_point until = wake_at();
+  if (until == Clock::time_point::max()) {
     changed_.wait(lock, ready);
   } else {
     changed_.wait_until(lock, until, ready);
@@ -272,6 +269,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
   if (filler_) filler_->prefetch();
   report("attached");
+  on_fill_change();  // all may have been there before the guest was
 }
 
 // What waits for a page is served on.

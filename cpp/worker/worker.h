@@ -81,6 +81,7 @@ class Worker {
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
   void make_filler(guest::MissingPages memory, const std::string& id);
   void on_fill_change();
+  Clock::time_point wake_at() const;
   bool is_held() const { return held_ && Clock::now() < held_->until; }
   void end_fill();
   void fill_first(const checkpoint::StageFn& progress);

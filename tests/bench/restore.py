@@ -5,7 +5,7 @@ usage: tests/bench/run restore [--ram MIB,MIB,...] [--rounds N]
 first_ms     a guest that is off: the whole command, until it runs. The floor is `virsh start` of the same domain, with empty memory.
 fill_ms      from there until all of its memory is there
 rollback_ms  a running guest, in place: what it stands still for. The floor is what no rollback of stock QEMU can go below: stop,
-             snapshot-load of the device state with the disk's snapshot, and cont, and no page of memory.
+             snapshot-load of the device state with the disk's snapshot, and cont, and no page of memory. Nothing writes the disk meanwhile.
 """
 
 import argparse
@@ -59,10 +59,11 @@ def vmstate_node(host, monitor, folder):
     machine = next(m for m in monitor.call("query-machines") if m.get("alias") == "pc")["name"].encode()
     saved = state.read_bytes()
     stream = saved[:8] + b"\x07" + len(machine).to_bytes(4, "big") + machine + saved[8:]
-    state.write_bytes(stream)
+    padded = stream.ljust(-(-len(stream) // 65536) * 65536, b"\0")
+    state.write_bytes(padded)
     quiet = {"check": True, "stdout": subprocess.DEVNULL}
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "64k"], **quiet)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -b -s {state} 0 {len(stream)}", image], **quiet)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -b -s {state} 0 {len(padded)}", image], **quiet)
     subprocess.run(["qemu-img", "snapshot", "-c", "floor", image], **quiet)
     with open(image, "r+b") as file:
         file.seek(64)
@@ -106,14 +107,21 @@ def floor_rollbacks(host, guest, folder, rounds):
     return out
 
 
+def rewrite(guest, pages):
+    """Pages alone: a disk that was written has to be flushed and reverted, and the floor's was not."""
+    before = guest.status()["gen"]
+    guest.ask("rate 20000")
+    lab.wait_until(f"{pages} pages written", lambda: guest.status()["gen"] >= before + pages)
+    guest.ask("rate 0")
+
+
 def rollbacks(engine, guest, pages, rounds):
     """(pauses in ms, pages put back)."""
     pauses, written = [], []
     for _ in range(rounds):
         guest.quiet()
         made = engine.create(guest.name)
-        guest.busy(20000, pages=pages)
-        guest.ask("rate 0")
+        rewrite(guest, pages)
         done = engine.restore(guest.name, made["id"])
         pauses.append(int(done["pause_us"]) / 1000)
         written.append(int(done["pages_written"]))

@@ -114,6 +114,33 @@ def test_a_fill_comes_before_a_detach_and_a_delete(large, engine, host):
     large.assert_whole()
 
 
+def test_a_hold_puts_off_the_stop_at_the_end(large, engine, host):
+    start_at(large, engine, host, large.point)
+    engine.call("hold", large.name, "--reason", "a test", "--timeout", "600")
+    assert filling(large, engine)
+    large.assert_whole()
+    with pytest.raises(lab.EngineError) as refused:
+        engine.create(large.name)
+    assert refused.value.code == "busy"
+    assert filling(large, engine)
+    engine.call("release", large.name)
+    wait_filled(large, engine)
+    large.assert_whole()
+    assert engine.create(large.name)["parent"] == large.point["id"]
+
+
+def test_a_device_comes_during_the_fill(large, engine, host):
+    start_at(large, engine, host, large.point)
+    mac = "52:54:00:55:02:03"
+    host.virsh("attach-interface", large.name, "bridge", "br0", "--model", "virtio", "--mac", mac, "--live")
+    lab.kill((engine.status(large.name) or {})["worker_pid"])
+    large.assert_whole(timeout=120)
+    host.virsh("detach-interface", large.name, "bridge", "--mac", mac, "--live")
+    lab.wait_until("the device to be gone", lambda: mac not in host.virsh("dumpxml", large.name))
+    wait_filled(large, engine)
+    large.assert_whole()
+
+
 def test_memory_given_back_during_the_fill(large, engine, host):
     def balloon(mib):
         host.virsh("setmem", large.name, f"{mib}M", "--live")

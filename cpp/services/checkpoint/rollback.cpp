@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "base/error.h"
 #include "checkpoint/disk_points.h"
@@ -19,7 +20,15 @@ constexpr std::uint32_t kRunPages = 256;
 }  // namespace
 
 Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, Filler* on_demand)
-    : guest_(guest), store_(store), state_(state), lineage_(lineage), on_demand_(on_demand), staging_(guest.ram.pages(), 0) {}
+    : guest_(guest),
+      store_(store),
+      state_(state),
+      lineage_(lineage),
+      on_demand_(on_demand),
+      staging_(guest.ram.pages(), 0),
+      mapping_(guest.ram),
+      ready_(guest.ram.pages()),
+      run_(kRunPages * kPageSize) {}
 
 void Rollback::check_fits(const store::CheckpointInfo& info) const {
   if (info.machine != guest_.machine_name) {
@@ -91,37 +100,59 @@ void Rollback::fetch(const PageSet& pages) {
   staging_.clear();
   std::uint32_t left = kFetchedPagesMax;
   pages.for_each_range(1, [&](PageRange range) {
-    if (left == 0 || target_[range.first.value].is_zero_page()) return;
+    if (left == 0) return;
     --left;
-    store_.read(target_[range.first.value], staging_.add(range.first));
+    if (!target_[range.first.value].is_zero_page()) store_.read(target_[range.first.value], staging_.add(range.first));
+    if (mapping_.populate(range)) ready_.add(range.first);
   });
 }
 
+// Pages of one block that follow one another, none of them ready_: in one call.
+void Rollback::write(PageRange range) {
+  for (std::uint32_t i = 0; i < range.count; ++i) {
+    const PageNo page{range.first.value + i};
+    const std::span<std::byte, kPageSize> out(run_.data() + std::size_t{i} * kPageSize, kPageSize);
+    if (target_[page.value].is_zero_page()) {
+      std::fill(out.begin(), out.end(), std::byte{0});
+    } else if (const std::byte* staged = staging_.find(page); staged != nullptr) {
+      std::copy_n(staged, kPageSize, out.begin());
+    } else {
+      store_.read(target_[page.value], out);
+    }
+  }
+  guest_.ram.write(range.first, {run_.data(), std::size_t{range.count} * kPageSize});
+}
+
 std::uint64_t Rollback::put_back(const PageSet& pages) {
-  std::vector<std::byte> run(kRunPages * kPageSize);
-  std::uint64_t written = 0;
   pages.for_each_range(kRunPages, [&](PageRange range) {
-    while (range.count > 0) {
-      const guest::RamBlock& block = guest_.ram.block_of(range.first);
-      const std::uint64_t block_end = block.first.value + block.bytes / kPageSize;
-      const auto count = static_cast<std::uint32_t>(std::min<std::uint64_t>(range.count, block_end - range.first.value));
-      for (std::uint32_t i = 0; i < count; ++i) {
-        const PageNo page{range.first.value + i};
-        const std::span<std::byte, kPageSize> out(run.data() + std::size_t{i} * kPageSize, kPageSize);
-        if (target_[page.value].is_zero_page()) {
-          std::fill(out.begin(), out.end(), std::byte{0});
-        } else if (const std::byte* staged = staging_.find(page); staged != nullptr) {
-          std::copy_n(staged, kPageSize, out.begin());
+    const std::uint32_t end = range.first.value + range.count;
+    for (std::uint32_t at = range.first.value; at < end;) {
+      if (ready_.contains(PageNo{at})) {
+        const std::byte* staged = staging_.find(PageNo{at});
+        std::byte* const to = mapping_.at(PageNo{at});
+        if (staged == nullptr) {
+          std::memset(to, 0, kPageSize);
         } else {
-          store_.read(target_[page.value], out);
+          std::memcpy(to, staged, kPageSize);
         }
+        ++at;
+        continue;
       }
-      guest_.ram.write(range.first, {run.data(), std::size_t{count} * kPageSize});
-      written += count;
-      range = {PageNo{range.first.value + count}, range.count - count};
+      const guest::RamBlock& block = guest_.ram.block_of(PageNo{at});
+      const std::uint64_t stop = std::min<std::uint64_t>(end, block.first.value + block.bytes / kPageSize);
+      std::uint32_t count = 1;
+      while (at + count < stop && !ready_.contains(PageNo{at + count})) ++count;
+      write({PageNo{at}, count});
+      at += count;
     }
   });
-  return written;
+  return pages.count();
+}
+
+bool Rollback::differs(PageNo page, std::span<const std::byte, kPageSize> content) const {
+  const std::byte* staged = staging_.find(page);
+  if (staged != nullptr) return std::memcmp(staged, content.data(), kPageSize) != 0;
+  return store_.key_of(content) != target_[page.value];
 }
 
 std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
@@ -129,7 +160,7 @@ std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
   std::array<std::byte, kPageSize> content;
   pages.for_each_range(1, [&](PageRange range) {
     guest_.ram.read(range, content);
-    if (store_.key_of(content) != target_[range.first.value]) differing.add(range.first);
+    if (differs(range.first, content)) differing.add(range.first);
   });
   return put_back(differing);
 }
@@ -165,6 +196,8 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   target_ = store_.resolve(id);
 
   PageSet pages = before_pause(id, progress);
+  guest_.machine.stage_load(device_state, info.machine, disk_tag(info));
+  guest_.machine.stop_watching(disks);  // QEMU does not revert a disk that has a dirty bitmap
   RollbackResult result;
   {
     Pause pause(guest_.machine, state_);
@@ -172,8 +205,7 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
     state_.begin_restore(id, runs);
     try {
       result.pages_written = put_back_in_pause(id, pages);
-      guest_.machine.stop_watching(disks);  // QEMU does not revert a disk that has a dirty bitmap
-      guest_.machine.load_device_state(device_state, info.machine, disk_tag(info), disks);
+      guest_.machine.load(disk_tag(info), disks);
       PageSet touched(guest_.ram.pages());
       lineage_.gather(guest_.tracker, &touched);
       result.pages_written += put_back_what_differs(touched);
@@ -189,6 +221,7 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   }
   if (resume && !guest_.machine.running()) guest_.machine.resume();
   state_.set_phase(RunState::Phase::kRunning);
+  guest_.machine.clean_up_load();
   return result;
 }
 

@@ -15,6 +15,7 @@
 
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/filler.h"
+#include "guest/ram_mapping.h"
 
 namespace mhv::checkpoint {
 
@@ -42,6 +43,8 @@ class Rollback {
   PageSet suspects(const std::string& id, const StageFn& progress);
   void compare_everything(PageSet& out, const StageFn& progress);
   void fetch(const PageSet& pages);
+  void write(PageRange range);
+  bool differs(PageNo page, std::span<const std::byte, kPageSize> content) const;
   std::uint64_t put_back(const PageSet& pages);
   std::uint64_t put_back_what_differs(const PageSet& pages);
 
@@ -51,7 +54,10 @@ class Rollback {
   Lineage& lineage_;
   Filler* const on_demand_;
   store::PageTable target_;
-  Staging staging_;  // contents read from the store before the pause
+  Staging staging_;             // contents read from the store before the pause
+  guest::RamMapping mapping_;   // where they go, as far as it can be mapped
+  PageSet ready_;               // pages that mapping_ has brought in
+  std::vector<std::byte> run_;  // of pages that are written or compared at once
 };
 
 }  // namespace mhv::checkpoint

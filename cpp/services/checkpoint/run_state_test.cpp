@@ -57,6 +57,28 @@ TEST(RunState, AnotherProcessOfQemuStartsFromNothing) {
   EXPECT_EQ(state.phase(), RunState::Phase::kRunning);
 }
 
+TEST(RunState, AFillUnderWaySurvivesButNotItsQemu) {
+  const Fd file = Fd::memory("state");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    RunState state(file);
+    state.bind(42, 4242);
+    state.begin_fill("one");
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  RunState state(file);
+  EXPECT_EQ(state.filling(), "one");
+  state.bind(42, 4242);
+  EXPECT_EQ(state.filling(), "one");
+  state.end_fill();
+  EXPECT_EQ(state.filling(), "");
+  state.begin_fill("two");
+  state.bind(42, 4243);
+  EXPECT_EQ(state.filling(), "");
+}
+
 TEST(RunState, AForgottenBaseStaysTheCurrentCheckpoint) {
   const Fd file = Fd::memory("state");
   RunState state(file);
