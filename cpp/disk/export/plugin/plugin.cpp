@@ -29,6 +29,7 @@ using namespace mhv;
 using namespace mhv::disk;
 
 constexpr auto kMaintainEvery = std::chrono::milliseconds(50);
+constexpr auto kMaintainAfterError = std::chrono::milliseconds(1000);
 constexpr std::uint32_t kRequestMax = 32u << 20;
 
 struct Settings {
@@ -58,13 +59,15 @@ class Maintainer {
     while (!stop_) {
       lock.unlock();
       bool more = false;
+      auto pause = kMaintainEvery;
       try {
         disk_.if_open([&](Journal& journal) { more = journal.maintain(); });
       } catch (const std::exception& error) {
         nbdkit_error("the journal is not folded: %s", error.what());
+        pause = kMaintainAfterError;
       }
       lock.lock();
-      if (!more) wake_.wait_for(lock, kMaintainEvery, [this] { return stop_; });
+      if (!more) wake_.wait_for(lock, pause, [this] { return stop_; });
     }
   }
 
