@@ -84,7 +84,9 @@ std::unique_ptr<Journal> open_journal(const Settings& s) {
 
 // With a journal already there, this is an export that was killed, and the image is its own.
 struct Export {
-  explicit Export(const Settings& s) : disk([s] { return open_journal(s); }, journal_exists(s.journal) ? 0 : s.size) {}
+  explicit Export(const Settings& s) : disk([s] { return open_journal(s); }, journal_exists(s.journal) ? 0 : s.size) {
+    if (!journal_exists(s.journal)) prepare_journal(*open_folder(s.journal), s.options);
+  }
   Disk disk;
   std::unique_ptr<ControlServer> control;
   std::unique_ptr<Maintainer> maintainer;
