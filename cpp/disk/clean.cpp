@@ -10,7 +10,6 @@
 namespace mhv::disk {
 namespace {
 
-constexpr std::uint64_t kReadyWanted = 3;     // the current one full, the next begun, the last kept back
 constexpr std::size_t kFoldRunBlocks = 256;   // written to the base image at once
 constexpr std::uint64_t kReplaySegments = 4;  // the index is written again when a restart had more than this to read
 constexpr const char* kIndex = "INDEX";

@@ -61,6 +61,12 @@ struct JournalStat {
   std::uint64_t moved_blocks = 0;    // since open
 };
 
+// Segments ready to be written: the current one full, the next begun, the last kept back.
+inline constexpr std::uint64_t kReadyWanted = 3;
+
+// Makes the segments of a journal that will begin in this folder, so that its first writes do not wait for them. kNoSpace.
+void prepare_journal(Folder& folder, const JournalOptions& options);
+
 // Whether there is a journal in a folder.
 bool journal_exists(const std::string& path);
 

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "disk/disk_testing.h"
+#include "disk/format.h"
 
 namespace mhv::disk {
 namespace {
@@ -272,6 +273,21 @@ TEST(Journal, RefusesWhatItCannotDo) {
   EXPECT_EQ(code([&] { world.journal_->zero(1, ~std::uint64_t{0}); }), Code::kInvalid);
   world.disk_.base.now.resize(kBytes + 512);
   EXPECT_EQ(code([&] { world.open(); }), Code::kInvalid) << "another base image";
+}
+
+TEST(Journal, BeginsInPreparedSegments) {
+  MemoryDisk disk;
+  disk.base.now.resize(64 * kBlockBytes);
+  MemoryFolder folder(disk);
+  prepare_journal(folder, small());
+  disk.now[segment_name(9)] = disk.now.at(segment_name(3));  // of no use
+  disk.power.bytes_max = disk.used() + 4096;
+  Journal journal(std::make_unique<MemoryFolder>(disk), std::make_unique<MemoryImage>(disk), small());
+  EXPECT_EQ(journal.stat().log_bytes, 3 * 256 * kBlockBytes);
+  journal.write(Bytes(64 * kBlockBytes, std::byte{1}), 0);  // there is no room for another segment
+  Bytes seen(64 * kBlockBytes);
+  journal.read(seen, 0);
+  EXPECT_EQ(seen, Bytes(64 * kBlockBytes, std::byte{1}));
 }
 
 TEST(Journal, DamageOfTheIndexIsSaid) {

@@ -1,6 +1,7 @@
 // How a journal begins, and how it comes back: the index, then the entries behind it.
 #include <sys/random.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <set>
@@ -34,16 +35,39 @@ Journal::Journal(std::unique_ptr<Folder> folder, std::unique_ptr<BaseImage> base
   write_index();  // from here on the incarnation is taken
 }
 
-void Journal::begin() {
-  // Segments of an attempt that ended before the first index: nothing counts on them.
-  for (const std::string& name : folder_->list()) {
-    if (parse_segment_name(name)) folder_->unlink(name);
+void prepare_journal(Folder& folder, const JournalOptions& options) {
+  folder.unlink(kUnfinished);
+  const std::vector<std::string> names = folder.list();
+  for (std::uint64_t number = 1; number <= kReadyWanted; ++number) {
+    if (std::ranges::find(names, segment_name(number)) != names.end()) continue;
+    folder.create(kUnfinished, std::uint64_t{options.segment_blocks} * kBlockBytes)->sync();
+    folder.rename(kUnfinished, segment_name(number));
+    folder.sync();
   }
+}
+
+// Segments that were prepared, or left by an attempt that ended before the first index, are as good as new ones: whatever stands in
+// them was not written under this journal's id.
+void Journal::begin() {
   if (::getrandom(&id_, sizeof id_, 0) != static_cast<ssize_t>(sizeof id_)) throw_errno("cannot get random bytes");
   segment_blocks_ = options_.segment_blocks;
   incarnation_ = 1;
   history_ = std::make_unique<History>((bytes_ + kBlockBytes - 1) / kBlockBytes, segment_blocks_);
   log_ = std::make_unique<Log>(id_, segment_blocks_);
+  std::set<std::uint64_t> numbers;
+  for (const std::string& name : folder_->list()) {
+    if (const auto number = parse_segment_name(name)) numbers.insert(*number);
+  }
+  for (const std::uint64_t number : numbers) {
+    std::unique_ptr<File> file = folder_->open(segment_name(number));
+    const bool fits = number == log_->segments().size() + 1 && file->bytes() == std::uint64_t{segment_blocks_} * kBlockBytes;
+    if (fits) {
+      log_->add(number, std::move(file));
+    } else {
+      folder_->unlink(segment_name(number));
+    }
+  }
+  folder_->sync();
   log_->start({segment_blocks_, 0}, incarnation_);
 }
 

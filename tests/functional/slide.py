@@ -1,14 +1,16 @@
 """An epoch journal slid under a running disk of a stock libvirt guest, and taken out again, by monitor commands alone.
 
-In, while the guest is stopped: the device gets an empty node, the image's own node is set inactive (QEMU writes its caches out
-and gives up the image's lock), the image is opened by the export (a raw one) or by qemu-storage-daemon below it (any other),
-and the device gets the export's node. Out is the reverse, after everything was folded into the image.
+The export is there first, and holds every request until its image is open. Then, while the guest is stopped: the device gets
+the export's node, the image's own node is set inactive (QEMU writes its caches out and gives up the image's lock), and the
+export opens the image, itself (a raw one) or through qemu-storage-daemon (any other). Out is the reverse. Whoever lets the guest
+run in between, it has its disk or waits for it.
 """
 
 import contextlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import time
 import uuid
@@ -16,7 +18,7 @@ import uuid
 import lab
 
 USER = "libvirt-qemu"
-NODE, EMPTY = "mhv-vda", "mhv-empty"
+NODE = "mhv-vda"
 
 
 def programs():
@@ -41,8 +43,7 @@ class Slide:
         self.bin = programs()
         self.socket, self.control, self.pid_file = (self.folder / name for name in ("nbd", "ctl", "pid"))
         self.log = open(self.folder / "log", "w")
-        self.daemons = []
-        self.inside = False
+        self.daemons, self.below = [], None
 
     def qmp(self, command, **arguments):
         arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
@@ -61,20 +62,53 @@ class Slide:
         inside = self.host.command("setpriv", "--reuid", USER, "--regid", "kvm", "--clear-groups", *command)
         self.daemons.append(subprocess.Popen(inside, stdout=self.log, stderr=self.log))
 
-    def _open_image(self, node):
-        """What of the export's command line says where the image is."""
-        if node["drv"] == "raw" or node["drv"] == "file":
-            return ["--base", node["file"]]
-        below = self.folder / "base"
+    def _start_below(self, inserted):
+        """What of the export's command line says where the image is; a storage daemon, without the image yet, where one is needed."""
+        if inserted["drv"] in ("raw", "file"):
+            return ["--base", inserted["file"]]
+        below, monitor = self.folder / "base", self.folder / "qmp"
         self.spawn(
             "qemu-storage-daemon",
-            "--blockdev", f"driver=file,filename={node['file']},node-name=file,discard=unmap",
-            "--blockdev", f"driver={node['drv']},file=file,node-name=image,discard=unmap",
             "--nbd-server", f"addr.type=unix,addr.path={below},max-connections=0",
-            "--export", "type=nbd,id=image,node-name=image,name=,writable=on",
+            "--chardev", f"socket,id=monitor,path={monitor},server=on,wait=off",
+            "--monitor", "chardev=monitor",
         )  # fmt: skip
-        lab.wait_until("the storage daemon", below.exists)
+        self.below = self.daemons[-1]
+        self.monitor = lab.wait_until("the storage daemon", lambda: self._connect(monitor))
+        self.below_qmp("qmp_capabilities")
         return ["--base-nbd", below]
+
+    @staticmethod
+    def _connect(path):
+        link = socket.socket(socket.AF_UNIX)
+        try:
+            link.connect(str(path))
+        except OSError:
+            return None
+        lines = link.makefile("rw")
+        lines.readline()
+        return lines
+
+    def below_qmp(self, command, **arguments):
+        self.monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self.monitor.flush()
+        reply = json.loads(self.monitor.readline())
+        if "return" not in reply:
+            raise RuntimeError(f"{command}: {reply}")
+
+    def _open_below(self, inserted):
+        if not self.below:
+            return
+        file = {"driver": "file", "filename": inserted["file"], "discard": "unmap"}
+        self.below_qmp("blockdev-add", **{"driver": inserted["drv"], "node-name": "image", "file": file, "discard": "unmap"})
+        self.below_qmp("block-export-add", **{"type": "nbd", "id": "image", "node-name": "image", "name": "", "writable": True})
+
+    def _close_below(self):
+        if self.below:
+            self.daemons.remove(self.below)
+            self.below.terminate()
+            self.below.wait(30)
+            self.below = None
 
     def serve(self, *base):
         plugin = self.bin / "nbdkit-mhv-plugin.so"
@@ -82,7 +116,7 @@ class Slide:
             self.bin / "mhv-disk", "serve", "--socket", self.socket, "--control", self.control, "--journal", self.folder / "journal",
             "--plugin", plugin, "--pid-file", self.pid_file, *base, *self.options,
         )  # fmt: skip
-        lab.wait_until("the export's socket", self.socket.exists)
+        lab.wait_until("the export", self.control.exists)
 
     @contextlib.contextmanager
     def _stopped(self):
@@ -95,22 +129,17 @@ class Slide:
     def _give(self, node):
         self.qmp("qom-set", path=self.device, property="drive", value=node)
 
-    def _take_away(self, size):
-        self.qmp("blockdev-add", driver="null-co", node_name=EMPTY, size=size)
-        self._give(EMPTY)
-
     def slide_in(self):
         self.device, inserted = self.find()
         self.node, self.size = inserted["node-name"], inserted["image"]["virtual-size"]
+        self.serve("--size", str(self.size), *self._start_below(inserted))
+        server = {"type": "unix", "path": str(self.socket)}
+        self.qmp("blockdev-add", driver="nbd", node_name=NODE, server=server, reconnect_delay=60, discard="unmap")
         with self._stopped():
-            self._take_away(self.size)
-            self.qmp("blockdev-set-active", node_name=self.node, active=False)
-            self.serve(*self._open_image(inserted))
-            server = {"type": "unix", "path": str(self.socket)}
-            self.qmp("blockdev-add", driver="nbd", node_name=NODE, server=server, reconnect_delay=60, discard="unmap")
             self._give(NODE)
-            self.qmp("blockdev-del", node_name=EMPTY)
-        self.inside = True
+            self.qmp("blockdev-set-active", node_name=self.node, active=False)
+            self._open_below(inserted)
+            self.ask("open")
 
     def take_out(self):
         names = self.marks()
@@ -118,14 +147,12 @@ class Slide:
             self.ask("drop", *names)
         self.ask("fold", check=False)  # most of it, while the guest runs
         with self._stopped():
-            self._take_away(self.size)
-            self.qmp("blockdev-del", node_name=NODE)
-            self.ask("fold")
-            self.end()
+            self.ask("close")
+            self._close_below()
             self.qmp("blockdev-set-active", node_name=self.node, active=True)
             self._give(self.node)
-            self.qmp("blockdev-del", node_name=EMPTY)
-        self.inside = False
+            self.qmp("blockdev-del", node_name=NODE)
+        self.end()
 
     def end(self):
         """Ends the daemons, the export first."""

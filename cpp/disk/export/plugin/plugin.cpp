@@ -29,6 +29,7 @@ using namespace mhv;
 using namespace mhv::disk;
 
 constexpr auto kMaintainEvery = std::chrono::milliseconds(50);
+constexpr auto kMaintainAfterError = std::chrono::milliseconds(1000);
 constexpr std::uint32_t kRequestMax = 32u << 20;
 
 struct Settings {
@@ -58,13 +59,15 @@ class Maintainer {
     while (!stop_) {
       lock.unlock();
       bool more = false;
+      auto pause = kMaintainEvery;
       try {
         disk_.if_open([&](Journal& journal) { more = journal.maintain(); });
       } catch (const std::exception& error) {
         nbdkit_error("the journal is not folded: %s", error.what());
+        pause = kMaintainAfterError;
       }
       lock.lock();
-      if (!more) wake_.wait_for(lock, kMaintainEvery, [this] { return stop_; });
+      if (!more) wake_.wait_for(lock, pause, [this] { return stop_; });
     }
   }
 
@@ -81,7 +84,9 @@ std::unique_ptr<Journal> open_journal(const Settings& s) {
 
 // With a journal already there, this is an export that was killed, and the image is its own.
 struct Export {
-  explicit Export(const Settings& s) : disk([s] { return open_journal(s); }, journal_exists(s.journal) ? 0 : s.size) {}
+  explicit Export(const Settings& s) : disk([s] { return open_journal(s); }, journal_exists(s.journal) ? 0 : s.size) {
+    if (!journal_exists(s.journal)) prepare_journal(*open_folder(s.journal), s.options);
+  }
   Disk disk;
   std::unique_ptr<ControlServer> control;
   std::unique_ptr<Maintainer> maintainer;
