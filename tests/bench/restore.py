@@ -86,6 +86,9 @@ def floor_rollbacks(host, guest, folder, rounds):
         stop_ms = milliseconds(lambda: monitor.call("stop"))
         monitor.call("blockdev-snapshot-internal-sync", device=disk, name="floor")
         vmstate_node(host, monitor, folder)
+        # As long ago as in a rollback: what making them wrote is on the disk.
+        for node in (disk, "floor"):
+            monitor.call("human-monitor-command", **{"command-line": f"qemu-io {node} flush"})
 
         def load():
             job = {"job-id": "floor", "tag": "floor", "vmstate": "floor", "devices": ["floor", disk]}
