@@ -191,7 +191,7 @@ void Store::Impl::rescue(const std::vector<std::uint32_t>& damaged_segments) {
       if (error.code() != Code::kCorrupt) throw;
       continue;
     }
-    const EncodedPage whole = encode_page(page, room);
+    const EncodedPage whole = encode_page(page, Effort::kDense, room);
     appender.append_page(whole.kind, key, whole.payload);
   }
   if (appender.bytes() != 0) commit(appender, {});
@@ -208,7 +208,7 @@ RepairResult Store::repair(const ProgressFn& progress) {
   CheckResult found = check.run();
   RepairResult out{found.damaged, 0, std::move(found.problems)};
   s.remove(found.damaged, check.unreadable());
-  s.cycle = Cycle{};
+  s.cycle = Cycle{};  // quick segments stay as they are
   s.start_cycle(true);
   while (s.cycle.phase == Cycle::Phase::kMark) s.mark_some();
   s.rescue(check.damaged_segments());
@@ -256,8 +256,8 @@ StoreStat Store::stat() const {
     std::uint64_t& count;
     std::uint64_t& bytes;
   };
-  const std::array<Row, 4> rows{Row{out.raw, out.raw_bytes}, Row{out.lz4, out.lz4_bytes}, Row{out.filled, out.filled_bytes},
-                                Row{out.delta, out.delta_bytes}};
+  const std::array<Row, 5> rows{Row{out.raw, out.raw_bytes}, Row{out.lz4, out.lz4_bytes}, Row{out.filled, out.filled_bytes},
+                                Row{out.delta, out.delta_bytes}, Row{out.zstd, out.zstd_bytes}};
   for (const auto& [number, bytes] : parts) {
     std::vector<std::byte> content;
     try {
