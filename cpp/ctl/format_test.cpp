@@ -112,6 +112,29 @@ TEST(Format, SelfTestAndVerify) {
   EXPECT_EQ(verify_text(report), "2 checkpoints, 10 records, 0 B read: 1 problems\n  segment 1: cut short\n");
 }
 
+TEST(Format, Repair) {
+  protocol::RepairReport report;
+  report.set_kept(3);
+  EXPECT_EQ(repair_text(report), "nothing is damaged; 3 checkpoints are whole and were kept\n");
+  report.add_problems("segment 1: 8 bytes are damaged");
+  report.add_lost("u1");
+  EXPECT_EQ(repair_text(report), "  segment 1: 8 bytes are damaged\nlost: checkpoint u1\n3 checkpoints are whole and were kept\n");
+}
+
+TEST(Format, StoreStat) {
+  protocol::StoreStatReply stat;
+  stat.set_pages(256);
+  stat.set_saved_fraction(0.876);
+  protocol::StoreEncoding& encoding = *stat.add_encodings();
+  encoding.set_name("delta");
+  encoding.set_contents(7);
+  encoding.set_bytes(2048);
+  const std::string text = store_stat_text(stat);
+  EXPECT_NE(text.find("256 (1.0 MiB)"), std::string::npos) << text;
+  EXPECT_NE(text.find("87%"), std::string::npos) << text;
+  EXPECT_NE(text.find("delta     7         2.0 KiB"), std::string::npos) << text;
+}
+
 TEST(Format, BytesAndProgress) {
   EXPECT_EQ(bytes_text(1023), "1023 B");
   EXPECT_EQ(bytes_text(1024), "1.0 KiB");

@@ -54,6 +54,11 @@ TEST(Requests, LimitsOfAttach) {
     request.mutable_attach()->mutable_options()->set_checkpoint_overhead_max(bad);
     EXPECT_FALSE(accepted(request)) << bad;
   }
+  auto by_age = attach_request();
+  by_age.mutable_attach()->mutable_options()->set_checkpoint_keep_policy("1m:all,1h:1s,1d:1m");
+  EXPECT_TRUE(accepted(by_age));
+  by_age.mutable_attach()->mutable_options()->set_checkpoint_keep_policy("1h:1s,1m:all");
+  EXPECT_FALSE(accepted(by_age));
   auto policy = attach_request();
   policy.mutable_attach()->mutable_options()->set_checkpoint_disks(static_cast<protocol::DiskPolicy>(9));
   EXPECT_FALSE(accepted(policy));

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "store/page_codec.h"
 #include "store/store_impl.h"
 
 namespace mhv::store {
@@ -24,6 +25,8 @@ class Check {
   }
   bool still_there(const LinkPtr& link) const;
   void check_link(const LinkPtr& link);
+  void check_told(const LinkPtr& link);
+  void check_entries(const LinkPtr& link);
   void check_key(const PageKey& key, const LinkPtr& link, const std::string& what);
   void check_segment(std::uint32_t number, std::uint64_t bytes);
   void find_damaged(const LinkPtr& link);
@@ -59,37 +62,45 @@ void Check::check_key(const PageKey& key, const LinkPtr& link, const std::string
   }
 }
 
-void Check::check_link(const LinkPtr& link) {
+void Check::check_told(const LinkPtr& link) {
   Pinned info;
+  {
+    const std::shared_lock guard(store_.mutex);
+    info = store_.pin(link->info);
+  }
+  const InfoRecord about = store_.load_info(info, link->id);
+  for (std::size_t i = 0; i < about.device_state.size(); ++i) {
+    check_key(about.device_state[i], link, "device state at byte " + std::to_string(i * kPageSize));
+  }
+  for (const PageKey& key : about.domain_xml) check_key(key, link, "domain XML");
+  for (const auto* keys : {&about.device_state, &about.domain_xml}) {
+    if (std::ranges::any_of(*keys, [&](const PageKey& key) { return bad_.contains(key); })) untold_.insert(link->id);
+  }
+}
+
+void Check::check_entries(const LinkPtr& link) {
   std::vector<Pinned> table;
-  const auto told = [&](std::set<std::string>& where, const Error& error) {
-    if (!still_there(link)) return;
-    tell("checkpoint " + link->id + ": " + error.what());
-    where.insert(link->id);
+  {
+    const std::shared_lock guard(store_.mutex);
+    table = store_.pin(link->table);
+  }
+  for (const PageEntry& entry : store_.visible_entries(*link)) check_key(entry.key, link, "page " + std::to_string(entry.page.value));
+  for (const PageEntry& entry : store_.load_entries(table)) check_key(entry.key, link, "page " + std::to_string(entry.page.value));
+}
+
+// Of a deleted one only the entries are needed.
+void Check::check_link(const LinkPtr& link) {
+  const auto attempt = [&](void (Check::*part)(const LinkPtr&), std::set<std::string>& failed) {
+    try {
+      (this->*part)(link);
+    } catch (const Error& error) {
+      if (!still_there(link)) return;
+      tell("checkpoint " + link->id + ": " + error.what());
+      failed.insert(link->id);
+    }
   };
-  try {
-    {
-      const std::shared_lock guard(store_.mutex);
-      info = store_.pin(link->info);
-      table = store_.pin(link->table);
-    }
-    const InfoRecord about = store_.load_info(info, link->id);
-    for (std::size_t i = 0; i < about.device_state.size(); ++i) {
-      check_key(about.device_state[i], link, "device state at byte " + std::to_string(i * kPageSize));
-    }
-    for (const PageKey& key : about.domain_xml) check_key(key, link, "domain XML");
-    for (const auto* keys : {&about.device_state, &about.domain_xml}) {
-      if (std::ranges::any_of(*keys, [&](const PageKey& key) { return bad_.contains(key); })) untold_.insert(link->id);
-    }
-  } catch (const Error& error) {
-    told(untold_, error);
-  }
-  try {
-    for (const PageEntry& entry : store_.visible_entries(*link)) check_key(entry.key, link, "page " + std::to_string(entry.page.value));
-    for (const PageEntry& entry : store_.load_entries(table)) check_key(entry.key, link, "page " + std::to_string(entry.page.value));
-  } catch (const Error& error) {
-    told(unreadable_, error);
-  }
+  if (!link->hidden) attempt(&Check::check_told, untold_);
+  attempt(&Check::check_entries, unreadable_);
 }
 
 // Also what no checkpoint needs at the moment: a later one may, and then it is not stored again.
@@ -160,6 +171,32 @@ CheckResult Check::run() {
 
 CheckResult Store::check(const ProgressFn& progress) const { return Check(*impl_, progress).run(); }
 
+// What can be read of damaged segments gets new records: also a page of which only the checksum is damaged, and a delta that
+// writes over the very bytes that are damaged in its base.
+void Store::Impl::rescue(const std::vector<std::uint32_t>& damaged_segments) {
+  const auto in_damage = [&](const Content& content) { return std::ranges::count(damaged_segments, content.at.segment) != 0; };
+  std::vector<PageKey> concerned;
+  index.for_each([&](const PageKey& key, const Content& content) {
+    if (!index.marked(key)) return;
+    const auto base = content.base.is_zero_page() ? std::nullopt : index.find(content.base);
+    if (in_damage(content) || (base && in_damage(*base))) concerned.push_back(key);
+  });
+  Appender appender(segments);
+  std::array<std::byte, kPageSize> page;
+  std::array<std::byte, kPageSize + sizeof(PageKey)> room;
+  for (const PageKey& key : concerned) {
+    try {
+      read(key, page);
+    } catch (const Error& error) {
+      if (error.code() != Code::kCorrupt) throw;
+      continue;
+    }
+    const EncodedPage whole = encode_page(page, Effort::kDense, room);
+    appender.append_page(whole.kind, key, whole.payload);
+  }
+  if (appender.bytes() != 0) commit(appender, {});
+}
+
 // What is damaged goes first, so that nothing needs it; then every segment with damage is emptied of what can be read, and deleted:
 // else a later page with a content that was lost would be taken for stored.
 RepairResult Store::repair(const ProgressFn& progress) {
@@ -171,16 +208,17 @@ RepairResult Store::repair(const ProgressFn& progress) {
   CheckResult found = check.run();
   RepairResult out{found.damaged, 0, std::move(found.problems)};
   s.remove(found.damaged, check.unreadable());
-  s.cycle = Cycle{};
+  s.cycle = Cycle{};  // quick segments stay as they are
   s.start_cycle(true);
   while (s.cycle.phase == Cycle::Phase::kMark) s.mark_some();
+  s.rescue(check.damaged_segments());
   s.cycle.victims.clear();
   for (const std::uint32_t segment : check.damaged_segments()) {
     if (!s.segments.all().contains(segment)) continue;
     s.empty_segment(segment, true);
     std::vector<PageKey> lost;
-    s.index.for_each([&](const PageKey& key, const Location& at) {
-      if (at.segment == segment) lost.push_back(key);
+    s.index.for_each([&](const PageKey& key, const Content& content) {
+      if (content.at.segment == segment) lost.push_back(key);
     });
     const std::unique_lock guard(s.mutex);
     for (const PageKey& key : lost) s.index.erase(key);
@@ -218,8 +256,8 @@ StoreStat Store::stat() const {
     std::uint64_t& count;
     std::uint64_t& bytes;
   };
-  const std::array<Row, 4> rows{Row{out.raw, out.raw_bytes}, Row{out.lz4, out.lz4_bytes}, Row{out.filled, out.filled_bytes},
-                                Row{out.delta, out.delta_bytes}};
+  const std::array<Row, 5> rows{Row{out.raw, out.raw_bytes}, Row{out.lz4, out.lz4_bytes}, Row{out.filled, out.filled_bytes},
+                                Row{out.delta, out.delta_bytes}, Row{out.zstd, out.zstd_bytes}};
   for (const auto& [number, bytes] : parts) {
     std::vector<std::byte> content;
     try {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "store/page_codec.h"
 #include "store/store_impl.h"
 
 namespace mhv::store {
@@ -72,11 +73,32 @@ void Store::Impl::choose_victims() {
   for (const auto& [segment, state] : segments.all()) {
     const std::uint64_t content = state.bytes - std::min<std::uint64_t>(state.bytes, sizeof(SegmentHeader));
     const std::uint64_t live = cycle.live[segment];
-    if (segment < cycle.before && (cycle.all ? live < content : live * 2 < content)) cycle.victims.push_back(segment);
+    if (segment >= cycle.before) continue;
+    const bool quick = cycle.quick.contains(segment);
+    if (quick || (cycle.all ? live < content : live * 2 < content)) cycle.victims.push_back(segment);
   }
+  cycle.quick.erase(cycle.quick.begin(), cycle.quick.lower_bound(cycle.before));  // also those that are gone
   std::reverse(cycle.victims.begin(), cycle.victims.end());
   cycle.phase = Cycle::Phase::kMove;
 }
+
+namespace {
+
+// What was stored quickly is stored densely now.
+void store_again(Appender& appender, const Record& record) {
+  std::array<std::byte, kPageSize> page;
+  std::array<std::byte, kPageSize + sizeof(PageKey)> room;
+  if (record.kind == Kind::kLz4 && decode_page(record.kind, record.payload, page)) {
+    const EncodedPage dense = encode_page(page, Effort::kDense, room);
+    if (dense.payload.size() < record.payload.size()) {
+      appender.append_page(dense.kind, record.key, dense.payload);
+      return;
+    }
+  }
+  appender.append_page(record.kind, record.key, record.payload);
+}
+
+}  // namespace
 
 std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_damage) {
   const std::vector<std::byte> bytes = segments.read_segment(segment, segments.all().at(segment).bytes);
@@ -88,7 +110,7 @@ std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_dam
     const auto known = index.find(record.key);
     if (!known || known->at.segment != segment || known->at.offset != offset) return;  // another copy counts
     if (index.marked(record.key)) {
-      appender.append_page(record.kind, record.key, record.payload);
+      store_again(appender, record);
     } else {
       dead.push_back(record.key);
     }
@@ -149,7 +171,8 @@ std::optional<std::uint64_t> Store::compact(bool force) {
   try {
     switch (cycle.phase) {
       case Cycle::Phase::kIdle: {
-        const bool worth_it = cycle.let_go >= std::max<std::uint64_t>(kLetGoMin, s.index.size() / 4);
+        const bool quick = !cycle.quick.empty() && *cycle.quick.begin() < s.segments.end().segment;
+        const bool worth_it = quick || cycle.let_go >= std::max<std::uint64_t>(kLetGoMin, s.index.size() / 4);
         if (!worth_it && (!force || cycle.number_at_end == s.number)) return std::nullopt;
         s.start_cycle(force);
         return 0;

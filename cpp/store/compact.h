@@ -14,6 +14,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <vector>
 
 namespace mhv::store {
@@ -28,6 +29,7 @@ struct Cycle {
   std::vector<std::uint32_t> victims;           // still to be emptied, the last one first
   std::vector<std::uint32_t> emptied;           // CATALOG may still need them
   std::vector<std::uint32_t> moved;             // CATALOG knows: to be deleted
+  std::set<std::uint32_t> quick;                // that a root was stored in: to be stored densely, live or not
   std::uint64_t let_go = 0;                     // entries since the last cycle began
   std::uint64_t number_at_end = 0;              // of the last frame when one of all segments ended
 };

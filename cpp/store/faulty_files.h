@@ -127,6 +127,10 @@ class FaultyFiles : public FileOps {
       std::filesystem::create_directories(folder_of(path));
       std::ofstream(path, std::ios::binary) << content;
     }
+    live_.clear();
+    for (const auto& [path, content] : after) live_[path] = std::make_shared<std::string>(content);
+    durable_ = live_;
+    moved_from_.clear();
   }
 
   static std::string read_all(const std::string& path) {

@@ -17,7 +17,8 @@ constexpr const char* kVersionHint = "use the release of nova-mhv that wrote it,
 bool fits(Kind kind, std::uint32_t stored) {
   switch (kind) {
     case Kind::kRaw: return stored == kPageSize;
-    case Kind::kLz4: return stored < kPageSize;
+    case Kind::kLz4:
+    case Kind::kZstd: return stored < kPageSize;
     case Kind::kFilled: return stored == 8;
     case Kind::kDelta: return stored > sizeof(PageKey) && stored < kPageSize;
     case Kind::kEntries: return stored % sizeof(PageEntry) == 0 && stored <= kEntriesOfRecord * sizeof(PageEntry);

@@ -12,6 +12,7 @@
 //   kind      payload
 //   kRaw      the page                       kFilled   8 bytes that the page repeats
 //   kLz4      the page, one LZ4 block        kDelta    key of the base (16 bytes) | patch (page_codec.h)
+//   kZstd     the page, one zstd frame
 //   kEntries  PageEntry, by page             kInfo     Info (manifest.proto)
 //   kFrame    Transaction (manifest.proto); its `key` holds the frame's number and the checksum of its batch
 //
@@ -55,8 +56,8 @@ inline constexpr std::uint64_t kCatalogBytesMax = 1u << 30;
 
 using Secret = std::array<std::uint8_t, 16>;
 
-enum class Kind : std::uint8_t { kRaw = 0, kLz4 = 1, kFilled = 2, kDelta = 3, kEntries = 16, kInfo = 17, kFrame = 18 };
-constexpr bool is_page(Kind kind) { return kind <= Kind::kDelta; }
+enum class Kind : std::uint8_t { kRaw = 0, kLz4 = 1, kFilled = 2, kDelta = 3, kZstd = 4, kEntries = 16, kInfo = 17, kFrame = 18 };
+constexpr bool is_page(Kind kind) { return kind <= Kind::kZstd; }
 
 struct SegmentHeader {
   char magic[8];  // "MHVSEG\r\n"

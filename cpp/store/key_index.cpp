@@ -17,10 +17,11 @@ void KeyIndex::set(Slot& slot, const Location& l) {
   slot.location[1] = static_cast<std::uint32_t>(packed >> 32);
 }
 
-Location KeyIndex::location_of(const Slot& slot) {
+Content KeyIndex::content_of(const Slot& slot) const {
   const std::uint64_t packed = std::uint64_t{slot.location[1]} << 32 | slot.location[0];
-  return {static_cast<std::uint32_t>(packed >> 37), static_cast<std::uint32_t>((packed >> 13) & 0xffffff) * 8,
-          static_cast<std::uint32_t>(packed & 0x1fff)};
+  return {{static_cast<std::uint32_t>(packed >> 37), static_cast<std::uint32_t>((packed >> 13) & 0xffffff) * 8,
+           static_cast<std::uint32_t>(packed & 0x1fff)},
+          slot.base == 0 ? PageKey{} : bases_[slot.base - 1].key};
 }
 
 std::size_t KeyIndex::home_of(const PageKey& key) const {
@@ -37,7 +38,7 @@ std::optional<Content> KeyIndex::find(const PageKey& key) const {
   if (slots_.empty()) return std::nullopt;
   const Slot& slot = slots_[slot_of(key)];
   if (slot.key.is_zero_page()) return std::nullopt;
-  return Content{location_of(slot), slot.base == 0 ? PageKey{} : bases_[slot.base - 1].key};
+  return content_of(slot);
 }
 
 void KeyIndex::insert(const PageKey& key, const Location& location, const PageKey& base) {

@@ -41,7 +41,7 @@ class KeyIndex {
   template <typename Fn>
   void for_each(Fn&& fn) const {
     for (const Slot& slot : slots_) {
-      if (!slot.key.is_zero_page()) fn(slot.key, location_of(slot));
+      if (!slot.key.is_zero_page()) fn(slot.key, content_of(slot));
     }
   }
 
@@ -64,7 +64,7 @@ class KeyIndex {
     std::uint32_t uses = 0;
   };
   static void set(Slot& slot, const Location& location);
-  static Location location_of(const Slot& slot);
+  Content content_of(const Slot& slot) const;
   std::size_t home_of(const PageKey& key) const;
   std::size_t slot_of(const PageKey& key) const;  // where it is, or would be
   void grow(std::size_t slots);

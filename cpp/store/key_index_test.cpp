@@ -67,7 +67,7 @@ TEST(KeyIndex, IsAMap) {
   }
   EXPECT_EQ(index.size(), model.size());
   std::size_t seen = 0;
-  index.for_each([&](const PageKey&, const Location&) { ++seen; });
+  index.for_each([&](const PageKey&, const Content&) { ++seen; });
   EXPECT_EQ(seen, model.size());
 }
 

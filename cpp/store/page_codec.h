@@ -14,8 +14,11 @@ struct EncodedPage {
   Kind kind;
   std::span<const std::byte> payload;  // in `room` or in the page
 };
-// The page by itself: one word again and again, LZ4, or raw where that would not be smaller. Thread-safe.
-EncodedPage encode_page(std::span<const std::byte, kPageSize> page, Room room);
+// kQuick: what is copied while a guest waits for its first checkpoint; kDense: what changes from epoch to epoch, and all that is
+// stored again.
+enum class Effort { kQuick, kDense };
+// The page by itself: one word again and again, compressed, or raw where that would not be smaller. Thread-safe.
+EncodedPage encode_page(std::span<const std::byte, kPageSize> page, Effort effort, Room room);
 
 // The page as a patch of `base`, in at most `bytes_max` bytes with the base's key; an empty span: it would be longer.
 //

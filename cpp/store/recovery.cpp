@@ -115,7 +115,7 @@ void Store::Impl::recover(const Catalog& catalog) {
     if (segment > log.end().segment) break;
     segments.load(segment, segment == log.end().segment ? std::min(bytes, log.end().offset) : bytes, index);
   }
-  segments.finish_opening(log.end(), there);
+  segments.finish_opening(log.end(), catalog.end.segment, there);
   problems.insert(problems.end(), segments.problems().begin(), segments.problems().end());
   next_sequence = catalog.next_sequence;
   if (!tree.all().empty()) next_sequence = std::max(next_sequence, tree.all().rbegin()->first + 1);

@@ -117,7 +117,7 @@ void Segments::load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index) 
   last_pages_saved_ = !scanned;
 }
 
-void Segments::finish_opening(const Position& end, const std::map<std::uint32_t, std::uint64_t>& files) {
+void Segments::finish_opening(const Position& end, std::uint32_t unsure, const std::map<std::uint32_t, std::uint64_t>& files) {
   for (auto it = files.rbegin(); it != files.rend() && it->first > end.segment; ++it) files_.unlink(segment_path(it->first));
   const auto last = files.find(end.segment);
   if (last != files.end() && last->second > end.offset) files_.truncate(segment_path(last->first), end.offset);
@@ -127,6 +127,11 @@ void Segments::finish_opening(const Position& end, const std::map<std::uint32_t,
   }
   if (end_ != end) appendable_ = false;
   end_ = end;
+  for (auto it = files.lower_bound(unsure); it != files.end() && it->first <= end.segment; ++it) {
+    const std::string path = segment_path(it->first);
+    files_.sync(files_.open_to_write(path), path);
+  }
+  if (!files.empty()) files_.sync_directory(segments_folder_);
   const std::lock_guard lock(opened_mutex_);
   opened_.clear();  // a deleted file's number is used again
   save_indexes(false);

@@ -38,8 +38,9 @@ class Segments {
   void use_secret(const Secret& secret) { secret_ = secret; }
   // Takes in one segment, its pages before `bytes`, which are committed, into `index`.
   void load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index);
-  // Cuts off what stands behind `end`; the next batch goes there.
-  void finish_opening(const Position& end, const std::map<std::uint32_t, std::uint64_t>& files);
+  // Cuts off what stands behind `end`, and makes durable what stands before it from the segment `unsure` on: a former process
+  // may have been killed before it had synced that. The next batch goes to `end`.
+  void finish_opening(const Position& end, std::uint32_t unsure, const std::map<std::uint32_t, std::uint64_t>& files);
 
   const Position& end() const { return end_; }
   const std::map<std::uint32_t, Segment>& all() const { return segments_; }

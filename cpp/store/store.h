@@ -86,11 +86,11 @@ struct RepairResult {
 };
 
 struct StoreStat {
-  std::uint64_t checkpoints = 0, links = 0;                                       // links: deleted ones that others still stand on
-  std::uint64_t segments = 0, bytes = 0;                                          // on the disk
-  std::uint64_t contents = 0;                                                     // pages with a name of their own
-  std::uint64_t raw = 0, lz4 = 0, filled = 0, delta = 0;                          // of them, by encoding
-  std::uint64_t raw_bytes = 0, lz4_bytes = 0, filled_bytes = 0, delta_bytes = 0;  // of their records
+  std::uint64_t checkpoints = 0, links = 0;                         // links: deleted ones that others still stand on
+  std::uint64_t segments = 0, bytes = 0;                            // on the disk
+  std::uint64_t contents = 0;                                       // pages with a name of their own
+  std::uint64_t raw = 0, lz4 = 0, filled = 0, delta = 0, zstd = 0;  // of them, by encoding
+  std::uint64_t raw_bytes = 0, lz4_bytes = 0, filled_bytes = 0, delta_bytes = 0, zstd_bytes = 0;  // of their records
   std::uint64_t pages = 0;  // what the listed checkpoints say of pages, shared or not: pages * 4096 is what is saved from
 };
 

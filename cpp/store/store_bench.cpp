@@ -126,7 +126,7 @@ void BM_Parts(benchmark::State& state) {
     if (state.range(0) == 0) {
       benchmark::DoNotOptimize(name(page));
     } else {
-      benchmark::DoNotOptimize(encode_page(page, room));
+      benchmark::DoNotOptimize(encode_page(page, Effort::kQuick, room));
     }
   }
 }

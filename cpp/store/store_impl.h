@@ -83,6 +83,7 @@ struct Store::Impl {
   void choose_victims();
   // Appends what lives in the segment to the log again. `despite_damage`: what cannot be read is given up; else such a segment stays.
   std::uint64_t empty_segment(std::uint32_t segment, bool despite_damage);
+  void rescue(const std::vector<std::uint32_t>& damaged_segments);  // check.cpp
   void retire_emptied();
   void drop_moved();
 

@@ -13,7 +13,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     (void)decode_page(record->kind, record->payload, page);
     (void)base_of(*record);
   }
-  for (const Kind kind : {Kind::kRaw, Kind::kLz4, Kind::kFilled}) (void)decode_page(kind, bytes, page);
+  for (const Kind kind : {Kind::kRaw, Kind::kLz4, Kind::kFilled, Kind::kZstd}) (void)decode_page(kind, bytes, page);
   (void)apply_delta(bytes, page);
   std::uint64_t whole = 0;
   const std::uint64_t damaged =

@@ -132,6 +132,7 @@ class Model {
   // The last commit() threw, but may count all the same.
   void accept_pending() { known_.insert(pending_); }
 
+  bool has(unsigned id) const { return known_.contains(uuid(id)); }
   const Known& at(unsigned id) const { return known_.at(uuid(id)); }
   const std::map<std::string, Known>& all() const { return known_; }
 

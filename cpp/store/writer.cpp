@@ -101,7 +101,7 @@ void Writer::Impl::store_content(std::span<const std::byte, kPageSize> content, 
   BaseCache::Entry* const base = base_of_page(page, before);
   if (base != nullptr && base->excess < kNewBaseCost) patch = encode_delta(content, base->content, base->key, kDeltaMax, patch_room);
   EncodedPage whole{};
-  if (patch.empty() || patch.size() > kDeltaGood) whole = encode_page(content, room);
+  if (patch.empty() || patch.size() > kDeltaGood) whole = encode_page(content, parent.empty() ? Effort::kQuick : Effort::kDense, room);
   if (!patch.empty() && (whole.payload.empty() || patch.size() < whole.payload.size())) {
     base->excess += patch.size() - std::min(patch.size(), base->smallest);
     base->smallest = std::min(base->smallest, patch.size());
@@ -260,7 +260,11 @@ CheckpointInfo Writer::commit(CheckpointInfo info) {
   w.check(info);
   const std::vector<PageEntry> changed = w.changed_pages(pages_of(info.blocks));
   const Link link = w.write_link(info, changed);
+  const std::uint32_t first = w.store.segments.end().segment;
   w.store.commit(*w.appender, {{link}, {}});
+  if (w.parent.empty()) {
+    for (std::uint32_t segment = first; segment <= w.store.segments.end().segment; ++segment) w.store.cycle.quick.insert(segment);
+  }
   ++w.store.next_sequence;
   w.publish(link, changed);
   for (const PageEntry& entry : changed) w.store.mark_live(entry.key);

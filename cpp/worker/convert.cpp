@@ -71,6 +71,7 @@ protocol::StoreStatReply to_protocol(const store::StoreStat& stat) {
   add("lz4", stat.lz4, stat.lz4_bytes);
   add("filled", stat.filled, stat.filled_bytes);
   add("delta", stat.delta, stat.delta_bytes);
+  add("zstd", stat.zstd, stat.zstd_bytes);
   return out;
 }
 

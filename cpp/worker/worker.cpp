@@ -343,6 +343,7 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
               info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);
+  if (info.parent.empty()) next_compaction_ = Clock::now() + kCompactPause;  // it was stored quickly, and is to be stored densely
   report("attached");
   return info;
 }
