@@ -172,7 +172,11 @@ void Store::Impl::read(const PageKey& key, std::span<std::byte, kPageSize> out) 
   std::array<std::byte, kPageRecordBytesMax> buffer;
   const auto load = [&](const Pinned& at, const PageKey& wanted) {
     const auto bytes = std::span(buffer).first(record_bytes(at.ref.stored));
-    pread_all(at.file->get(), bytes, at.ref.offset, "segment");
+    try {
+      pread_all(at.file->get(), bytes, at.ref.offset, "the segment");
+    } catch (const Error& error) {
+      throw Error(error.code(), segments.segment_path(at.ref.segment) + ": " + error.what(), error.hint());
+    }
     const auto parsed = parse_record_unchecked(bytes);
     return parsed && parsed->key == wanted ? parsed : std::nullopt;
   };
