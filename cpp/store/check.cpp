@@ -266,10 +266,10 @@ StoreStat Store::stat() const {
       continue;
     }
     const std::shared_lock guard(s.mutex);
-    scan_records(content, sizeof(SegmentHeader), bytes, [&](const Record& record, std::uint64_t offset) {
+    scan_records(content, sizeof(SegmentHeader), bytes, [&, wanted = number](const Record& record, std::uint64_t offset) {
       if (!is_page(record.kind)) return;
       const auto known = s.index.find(record.key);
-      if (!known || known->at.segment != number || known->at.offset != offset) return;
+      if (!known || known->at.segment != wanted || known->at.offset != offset) return;
       const Row& row = rows.at(static_cast<std::size_t>(record.kind));
       ++row.count;
       row.bytes += record.bytes();

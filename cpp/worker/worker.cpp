@@ -15,7 +15,8 @@ constexpr std::uint32_t kListMax = 1000;
 constexpr double kOverheadMaxPercent = 10;
 constexpr std::chrono::nanoseconds kFaultCost{1000};  // what the first write to a protected page costs the guest
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
-constexpr auto kThinEvery = std::chrono::seconds(1);  // many at once cost little more than one
+constexpr double kThinEachFromS = 0.1;  // of more frequent ones, many at once cost little more than one
+constexpr auto kThinEvery = std::chrono::seconds(1);
 // What the compaction may read and write, so that epochs and guests have the disk.
 constexpr double kCompactBytesPerS = 32 << 20;
 constexpr auto kCompactPause = std::chrono::milliseconds(5);
@@ -379,7 +380,7 @@ void Worker::take_automatic_checkpoint() {
 
 void Worker::thin_out() {
   const Clock::time_point now = Clock::now();
-  if (now - thinned_ < kThinEvery) return;
+  if (options_.checkpoint_interval_s() < kThinEachFromS && now - thinned_ < kThinEvery) return;
   thinned_ = now;
   const auto policy = options_.checkpoint_keep_policy().empty() ? keep::Policy::newest(options_.checkpoint_keep())
                                                                 : keep::Policy::parse(options_.checkpoint_keep_policy());
