@@ -123,7 +123,7 @@ def test_a_fill_comes_before_a_detach_and_a_delete(large, engine, host):
 
 
 def test_a_hold_puts_off_the_stop_at_the_end(large, engine, host):
-    start_at(large, engine, host, large.point)
+    start_filling(large, engine, host, large.point)
     engine.call("hold", large.name, "--reason", "a test", "--timeout", "600")
     assert filling(large, engine)
     large.assert_whole()
@@ -213,8 +213,7 @@ def test_death_in_the_middle_of_a_fill(large, engine, host, victim):
 
 def test_mhvd_ends_in_the_middle_of_a_fill(large, engine, host):
     """Its worker brings the rest before it ends: the guest does not wait for the next mhvd."""
-    start_at(large, engine, host, large.point)
-    assert filling(large, engine)
+    start_filling(large, engine, host, large.point)
     host.drive("daemon", host.number, "mhvd", "stop")
     try:
         assert large.get("state") == "kept"
