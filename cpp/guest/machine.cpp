@@ -212,6 +212,7 @@ void Machine::drain_disks() { qmp_.call("transaction", {{"actions", Json::array(
 // The bitmap comes first in the transaction: a write that the snapshot has to wait for counts as later, which is safe.
 void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch) {
   if (disks.empty()) return;
+  if (watch && !watching_) stop_watching(disks);  // what somebody else, or a failure, left
   Json actions = Json::array();
   for (const auto& disk : disks) {
     if (watch) {
@@ -222,13 +223,9 @@ void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string&
   for (const auto& disk : disks) {
     actions.push_back({{"type", "blockdev-snapshot-internal-sync"}, {"data", {{"device", disk.node}, {"name", tag}}}});
   }
-  try {
-    qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
-  } catch (const Error& error) {
-    if (error.code() == Code::kInvalid) stop_watching(disks);  // perhaps somebody else removed a bitmap
-    throw;
-  }
-  watching_ |= watch;
+  const bool watched = std::exchange(watching_, false);  // until this has succeeded
+  qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
+  watching_ = watched || watch;
 }
 
 bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {

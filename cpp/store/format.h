@@ -39,6 +39,10 @@
 
 namespace mhv::store {
 
+inline constexpr const char* kDamageHint =
+    "run mhvctl store check: it names everything that is damaged; mhvctl store repair drops that and keeps the rest";
+
+
 static_assert(std::endian::native == std::endian::little, "the structures are written as they stand in memory");
 
 inline constexpr std::uint32_t kFormatVersion = 2;

@@ -27,7 +27,7 @@ void append(std::vector<std::byte>& out, const T& value) {
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
-[[noreturn]] inline void corrupt(const std::string& what) { throw Error(Code::kCorrupt, what); }
+[[noreturn]] inline void corrupt(const std::string& what) { throw Error(Code::kCorrupt, what, kDamageHint); }
 
 inline std::uint64_t hash(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 

@@ -46,13 +46,21 @@ std::vector<Pinned> Store::Impl::pin(std::span<const Ref> refs) const {
   return out;
 }
 
+void Store::Impl::read_at(const Fd& file, std::span<std::byte> out, std::uint32_t segment, std::uint64_t offset) const {
+  try {
+    pread_all(file.get(), out, offset, "the segment");
+  } catch (const Error& error) {
+    throw Error(error.code(), segments.segment_path(segment) + ": " + error.what(),
+                error.code() == Code::kCorrupt ? kDamageHint : error.hint());
+  }
+}
+
 std::vector<std::byte> Store::Impl::payload(const Pinned& pinned, Kind kind) const {
-  const std::string path = segments.segment_path(pinned.ref.segment);
   std::vector<std::byte> bytes(record_bytes(pinned.ref.stored));
-  pread_all(pinned.file->get(), bytes, pinned.ref.offset, path.c_str());
+  read_at(*pinned.file, bytes, pinned.ref.segment, pinned.ref.offset);
   const auto record = parse_record(bytes);
   if (!record || record->kind != kind || record->payload.size() != pinned.ref.stored) {
-    damaged(path + ": the record at byte " + std::to_string(pinned.ref.offset) + " is damaged");
+    damaged(segments.segment_path(pinned.ref.segment) + ": the record at byte " + std::to_string(pinned.ref.offset) + " is damaged");
   }
   bytes.erase(bytes.begin(), bytes.begin() + sizeof(RecordHeader));
   bytes.resize(pinned.ref.stored);
@@ -172,11 +180,7 @@ void Store::Impl::read(const PageKey& key, std::span<std::byte, kPageSize> out) 
   std::array<std::byte, kPageRecordBytesMax> buffer;
   const auto load = [&](const Pinned& at, const PageKey& wanted) {
     const auto bytes = std::span(buffer).first(record_bytes(at.ref.stored));
-    try {
-      pread_all(at.file->get(), bytes, at.ref.offset, "the segment");
-    } catch (const Error& error) {
-      throw Error(error.code(), segments.segment_path(at.ref.segment) + ": " + error.what(), error.hint());
-    }
+    read_at(*at.file, bytes, at.ref.segment, at.ref.offset);
     const auto parsed = parse_record_unchecked(bytes);
     return parsed && parsed->key == wanted ? parsed : std::nullopt;
   };
@@ -251,8 +255,7 @@ void Store::read_many(std::span<const PageRead> pages) const {
         end = std::max<std::size_t>(end, at.offset + record_bytes(at.stored));
       }
       const std::span buffer = std::span(room).first(end - first.offset);
-      const std::string path = impl_->segments.segment_path(first.segment);
-      pread_all(opened.at(first.segment)->get(), buffer, first.offset, path.c_str());
+      impl_->read_at(*opened.at(first.segment), buffer, first.segment, first.offset);
       for (; i < j; ++i) {
         const Wanted& w = (*list)[i];
         const std::span<std::byte, kPageSize> out(pages[w.page].out, kPageSize);
@@ -261,7 +264,7 @@ void Store::read_many(std::span<const PageRead> pages) const {
                                              : decode_page(record->kind, record->payload, out));
         const bool last = w.delta || (record && record->key == pages[w.page].key);
         if (!good || (last && (*impl_->name)(out) != pages[w.page].key)) {
-          damaged(path + ": the page at byte " + std::to_string(w.at.offset) + " is damaged");
+          damaged(impl_->segments.segment_path(first.segment) + ": the page at byte " + std::to_string(w.at.offset) + " is damaged");
         }
         if (last) checked[w.page] = true;
       }

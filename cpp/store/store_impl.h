@@ -22,9 +22,6 @@
 
 namespace mhv::store {
 
-inline constexpr const char* kDamageHint =
-    "run mhvctl store check: it names everything that is damaged; mhvctl store repair drops that and keeps the rest";
-
 // Holds `writing`; throws kBusy when another does.
 class WriteToken {
  public:
@@ -60,6 +57,7 @@ struct Store::Impl {
   LinkPtr link(const std::string& id) const;  // caller holds `mutex`; kNotFound, kCorrupt
   Pinned pin(const Ref& ref) const;           // caller holds `mutex`
   std::vector<Pinned> pin(std::span<const Ref> refs) const;
+  void read_at(const Fd& file, std::span<std::byte> out, std::uint32_t segment, std::uint64_t offset) const;  // names what ends early
   std::vector<std::byte> payload(const Pinned& record, Kind kind) const;
   InfoRecord load_info(const Pinned& record, const std::string& id) const;
   CheckpointInfo describe(const LinkPtr& link, const std::string& parent, const Pinned& info) const;

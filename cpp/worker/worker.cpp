@@ -5,7 +5,6 @@
 
 #include <thread>
 
-#include "keep/policy.h"
 #include "worker/convert.h"
 
 namespace mhv::worker {
@@ -15,11 +14,6 @@ constexpr std::uint32_t kListMax = 1000;
 constexpr double kOverheadMaxPercent = 10;
 constexpr std::chrono::nanoseconds kFaultCost{1000};  // what the first write to a protected page costs the guest
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
-constexpr double kThinEachFromS = 0.1;  // of more frequent ones, many at once cost little more than one
-constexpr auto kThinEvery = std::chrono::seconds(1);
-// What the compaction may read and write, so that epochs and guests have the disk.
-constexpr double kCompactBytesPerS = 32 << 20;
-constexpr auto kCompactPause = std::chrono::milliseconds(5);
 
 std::unique_ptr<store::Store> open_store(const std::string& folder) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -344,7 +338,7 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
               info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);
-  if (info.parent.empty()) next_compaction_ = Clock::now() + kCompactPause;  // it was stored quickly, and is to be stored densely
+  if (info.parent.empty()) compact_soon();  // it was stored quickly, and is to be stored densely
   report("attached");
   return info;
 }
@@ -376,50 +370,6 @@ void Worker::take_automatic_checkpoint() {
   }
   pace_.took(began, Clock::now(), cost);
   if (failed) pace_.postpone(began + std::chrono::seconds(1));
-}
-
-void Worker::thin_out() {
-  const Clock::time_point now = Clock::now();
-  if (options_.checkpoint_interval_s() < kThinEachFromS && now - thinned_ < kThinEvery) return;
-  thinned_ = now;
-  const auto policy = options_.checkpoint_keep_policy().empty() ? keep::Policy::newest(options_.checkpoint_keep())
-                                                                : keep::Policy::parse(options_.checkpoint_keep_policy());
-  const auto since_1970 = std::chrono::system_clock::now().time_since_epoch();
-  std::vector<std::string> dropped =
-      policy.dropped(store_->automatic(), std::chrono::duration_cast<std::chrono::nanoseconds>(since_1970).count());
-  if (lineage_ && lineage_->base()) std::erase(dropped, *lineage_->base());  // the next one stands on it
-  if (!dropped.empty()) remove(dropped);
-}
-
-void Worker::remove(const std::vector<std::string>& ids) {
-  std::vector<store::CheckpointInfo> infos;
-  for (const std::string& id : ids) {
-    infos.push_back(store_->get_without_xml(id));
-    if (filler_ && filler_->checkpoint() == id) fill_first(no_progress);
-    // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
-    if (lineage_ && lineage_->base() == id) lineage_->lose();
-  }
-  store_->remove(ids);
-  for (const store::CheckpointInfo& info : infos) {
-    if (disk_points_) disk_points_->release(info);
-    spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_,
-                info.id);
-  }
-  next_compaction_ = Clock::now() + kCompactPause;
-  report(state_name_);
-}
-
-// One step of giving space back, between epochs.
-void Worker::compact() {
-  next_compaction_ = Clock::time_point::max();
-  try {
-    const std::optional<std::uint64_t> bytes = store_->compact();
-    if (!bytes) return;
-    const std::chrono::duration<double> pause(static_cast<double>(*bytes) / kCompactBytesPerS);
-    next_compaction_ = Clock::now() + kCompactPause + std::chrono::duration_cast<Clock::duration>(pause);
-  } catch (const Error& error) {  // the next deletion tries again
-    spdlog::warn("guest {} ({}): no space given back: {}", name_, guest_, error.what());
-  }
 }
 
 protocol::Reply Worker::create(const protocol::Request& request) {
@@ -456,53 +406,6 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
   out.set_pages_written(result.pages_written);
   out.set_pause_us(result.pause_us);
   out.set_in_place(!request.checkpoint_restore().new_process());
-  return reply;
-}
-
-protocol::Reply Worker::verify(const protocol::Request& request) {
-  const checkpoint::StageFn progress = progress_of(request.id());
-  const store::CheckResult result =
-      store_->check([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
-  protocol::Reply reply;
-  *reply.mutable_verify() = to_protocol(result);
-  return reply;
-}
-
-protocol::Reply Worker::repair(const protocol::Request& request) {
-  if (filler_) {
-    throw Error(Code::kBusy, fmt::format("the memory of guest {} is still being filled from checkpoint {}", name_, filler_->checkpoint()),
-                "try again when that is over: mhvctl status " + name_);
-  }
-  const checkpoint::StageFn progress = progress_of(request.id());
-  const std::vector<store::CheckpointInfo> before = store_->list();
-  const store::RepairResult result =
-      store_->repair([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
-  for (const store::CheckpointInfo& info : before) {
-    if (store_->contains(info.id)) continue;
-    if (lineage_ && lineage_->base() == info.id) lineage_->lose();
-    if (disk_points_) disk_points_->release(info);
-    spdlog::warn("guest {} ({}): checkpoint {} was damaged and is dropped", name_, guest_, info.id);
-  }
-  report(state_name_);
-  protocol::Reply reply;
-  *reply.mutable_repair() = to_protocol(result);
-  return reply;
-}
-
-protocol::Reply Worker::stat() {
-  protocol::Reply reply;
-  *reply.mutable_store_stat() = to_protocol(store_->stat());
-  return reply;
-}
-
-protocol::Reply Worker::compact_now(const protocol::Request& request) {
-  const checkpoint::StageFn progress = progress_of(request.id());
-  protocol::Reply reply;
-  protocol::StoreCompactReply& out = *reply.mutable_store_compact();
-  out.set_bytes_before(store_->bytes_on_disk());
-  for (std::uint64_t done = 0; const auto bytes = store_->compact(true);) progress("compacting", done += *bytes, 0);
-  out.set_bytes_after(store_->bytes_on_disk());
-  report(state_name_);
   return reply;
 }
 

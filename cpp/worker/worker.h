@@ -62,21 +62,24 @@ class Worker {
   void finish_interrupted_work();
   void start_pace();
   void take_automatic_checkpoint();
-  void thin_out();
-  void compact();
   store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
   std::string parent() const;
-  void remove(const std::vector<std::string>& ids);
   protocol::Reply create(const protocol::Request& request);
   protocol::Reply restore(const protocol::Request& request);
   checkpoint::RollbackResult roll_back(const protocol::CheckpointRestore& request, const checkpoint::StageFn& progress);
+  protocol::Reply export_to(const protocol::Request& request, const Fd& file);
+  protocol::Reply forget();
+  void leave_guest();
+  // --- engine thread: what stays in the store (keeping.cpp)
+  void thin_out();
+  void remove(const std::vector<std::string>& ids);
+  void compact_soon();
+  void compact();
   protocol::Reply verify(const protocol::Request& request);
   protocol::Reply repair(const protocol::Request& request);
   protocol::Reply stat();
   protocol::Reply compact_now(const protocol::Request& request);
-  protocol::Reply export_to(const protocol::Request& request, const Fd& file);
-  protocol::Reply forget();
-  void leave_guest();
+
   // --- engine thread: memory that comes page by page (filling.cpp)
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
   void make_filler(guest::MissingPages memory, const std::string& id);

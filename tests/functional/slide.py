@@ -177,10 +177,14 @@ class Slide:
         return dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
     def kill(self):
-        """kill -9 of the export; returns when another one runs."""
+        """kill -9 of the export; returns when another one answers."""
         pid = int(self.pid_file.read_text())
         lab.kill(pid)
-        lab.wait_until("a new export", lambda: int(self.pid_file.read_text()) != pid)
+        lab.wait_until("a new export", lambda: int(self.pid_file.read_text()) != pid and self._answers())
+
+    def _answers(self):
+        with socket.socket(socket.AF_UNIX) as link:
+            return link.connect_ex(str(self.control)) == 0
 
     def io(self, *commands):
         """qemu-io on the export, beside the guest."""

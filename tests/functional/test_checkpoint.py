@@ -203,6 +203,16 @@ def test_a_guest_that_gives_memory_back(guest, engine, host):
     guest.assert_whole()
 
 
+def test_a_disk_that_is_written_all_the_time(guest, engine):
+    """Each point of the disk is of the same moment as the RAM, also where writes come in between every two looks."""
+    guest.ask("disk-rate 500")
+    points = [engine.create(guest.name) for _ in range(8)]
+    guest.assert_whole()
+    for point in reversed(points):
+        engine.restore(guest.name, point["id"])
+        guest.assert_whole()
+
+
 def test_checkpoints_share_the_point_of_a_disk_at_rest(guest, engine, host):
     """And each still restores with it, as long as one of them is there."""
 

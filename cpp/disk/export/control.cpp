@@ -116,6 +116,24 @@ wire::Reply serve(Disk& disk, std::string_view payload) {
   return reply;
 }
 
+wire::Request request_for(const std::string& verb, const std::vector<std::string>& names) {
+  wire::Request request;
+  const auto name = [&](std::size_t i) {
+    if (i >= names.size()) throw Error(Code::kInvalid, fmt::format("{}: which mark? Name it by its UUID", verb));
+    return name_bytes(parse_name(names[i]));
+  };
+  if (verb == "mark") request.mutable_mark()->set_name(name(0));
+  if (verb == "rollback") request.mutable_rollback()->set_name(name(0));
+  for (std::size_t i = 0; verb == "drop" && i < names.size(); ++i) request.mutable_drop()->add_names(name(i));
+  if (verb == "list") request.mutable_list();
+  if (verb == "stat") request.mutable_stat();
+  if (verb == "sync") request.mutable_sync();
+  if (verb == "fold") request.mutable_fold();
+  if (verb == "open") request.mutable_open();
+  if (verb == "close") request.mutable_close();
+  return request;
+}
+
 wire::Reply ControlClient::call(const wire::Request& request) {
   send_frame(socket_.get(), request.SerializeAsString());
   const auto frame = receive_frame(socket_.get());

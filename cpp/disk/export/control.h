@@ -36,6 +36,9 @@ class ControlServer {
   std::thread thread_;
 };
 
+// The request of that verb ("mark", "rollback", "drop", "list", ...), about the marks `names` (UUIDs) where it is about any. kInvalid.
+wire::Request request_for(const std::string& verb, const std::vector<std::string>& names);
+
 // The other end. Not thread-safe. Every call throws Error: the journal's own, or kUnavailable when the export is gone.
 class ControlClient {
  public:

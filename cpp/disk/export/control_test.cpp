@@ -40,20 +40,7 @@ struct Served {
   const std::string path = testing::TempDir() + "control-" + std::to_string(::getpid());
 };
 
-wire::Request named(const std::string& verb) {
-  wire::Request request;
-  const std::string name = name_bytes(parse_name(kOne));
-  if (verb == "mark") request.mutable_mark()->set_name(name);
-  if (verb == "rollback") request.mutable_rollback()->set_name(name);
-  if (verb == "drop") request.mutable_drop()->add_names(name);
-  if (verb == "list") request.mutable_list();
-  if (verb == "stat") request.mutable_stat();
-  if (verb == "sync") request.mutable_sync();
-  if (verb == "fold") request.mutable_fold();
-  if (verb == "open") request.mutable_open();
-  if (verb == "close") request.mutable_close();
-  return request;
-}
+wire::Request named(const std::string& verb) { return request_for(verb, {kOne}); }
 
 Code code_of(ControlClient& client, const wire::Request& request) {
   try {

@@ -43,24 +43,9 @@ void print(const wire::Reply& reply) {
       f.disk_bytes(), f.log_bytes(), f.live_bytes(), f.marks(), f.entries(), f.synced_entries(), f.folded_blocks(), f.moved_blocks());
 }
 
-wire::Request request_for(const std::string& verb, const Options& o) {
-  wire::Request request;
-  const auto name = [&](std::size_t i) { return name_bytes(parse_name(o.names.at(i))); };
-  if (verb == "mark") request.mutable_mark()->set_name(name(0));
-  if (verb == "rollback") request.mutable_rollback()->set_name(name(0));
-  for (std::size_t i = 0; verb == "drop" && i < o.names.size(); ++i) request.mutable_drop()->add_names(name(i));
-  if (verb == "list") request.mutable_list();
-  if (verb == "stat") request.mutable_stat();
-  if (verb == "sync") request.mutable_sync();
-  if (verb == "fold") request.mutable_fold();
-  if (verb == "open") request.mutable_open();
-  if (verb == "close") request.mutable_close();
-  return request;
-}
-
 int ask(const std::string& verb, const Options& o) {
   ControlClient client(o.control);
-  const wire::Reply reply = client.call(request_for(verb, o));
+  const wire::Reply reply = client.call(request_for(verb, o.names));
   print(reply);
   if ((verb != "fold" && verb != "close") || reply.all_folded()) return 0;
   std::fputs("the guest wrote meanwhile: once more\n", stderr);
