@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "guest/device_saver.h"
 
 namespace mhv::guest::testing {
 namespace {
@@ -184,9 +185,9 @@ void TestQemu::wait_until_counter_passes(const Ram& ram, std::uint32_t value) co
   }
 }
 
-std::vector<std::byte> save(Machine& machine) {
-  machine.begin_save();
-  return machine.finish_save();
+std::vector<std::byte> save(Qmp& qmp) {
+  DeviceSaver saver(qmp);
+  return DeviceSaver::Save(saver).finish();
 }
 
 std::vector<std::byte> read_all(const Ram& ram) {

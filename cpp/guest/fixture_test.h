@@ -63,7 +63,7 @@ class TestQemu {
 };
 
 // The device state of a stopped guest.
-std::vector<std::byte> save(Machine& machine);
+std::vector<std::byte> save(Qmp& qmp);
 
 // All pages of all blocks.
 std::vector<std::byte> read_all(const Ram& ram);

@@ -1,14 +1,13 @@
 #include "guest/machine.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "base/error.h"
+#include "base/fd.h"
+#include "guest/fdset.h"
 #include "guest/stream.h"
 
 namespace mhv::guest {
@@ -19,41 +18,10 @@ using Json = Qmp::Json;
 constexpr std::chrono::seconds kStopTimeout{120};  // `stop` drains and flushes the guest's disks
 constexpr std::chrono::seconds kLoadTimeout{120};
 constexpr long kJobPollNs = 200'000;
-constexpr const char* kSave = "xen-save-devices-state";
-constexpr const char* kStateOpaque = "nova-mhv device state";
 constexpr const char* kLoadOpaque = "nova-mhv load";
 constexpr const char* kLoadNode = "mhv-load";
 constexpr const char* kLoadJob = "mhv-load";
 constexpr const char* kWatch = "mhv-written";
-
-// A second open description of a memory file: QEMU takes an fd set's descriptor only when its access mode is the one
-// it wants.
-Fd reopen(const Fd& fd, int flags) { return Fd::open("/proc/self/fd/" + std::to_string(fd.get()), flags); }
-
-int add_fd(Qmp& qmp, const Fd& fd, const char* opaque) {
-  const int number = fd.get();
-  const Json reply = qmp.call("add-fd", {{"opaque", opaque}}, std::span(&number, 1));
-  const auto id = reply.find("fdset-id");
-  if (id == reply.end() || !id->is_number_integer()) throw Error(Code::kUnavailable, "QEMU's answer to add-fd has no fdset-id");
-  return id->get<int>();
-}
-
-std::string fdset_path(int fdset) { return "/dev/fdset/" + std::to_string(fdset); }
-
-void try_call(Qmp& qmp, const char* command, const Json& arguments) {
-  try {
-    qmp.call(command, arguments);
-  } catch (const Error& error) {
-    if (error.code() != Code::kInvalid) throw;  // not there: nothing to clean up
-  }
-}
-
-// A field of QEMU's answer, or what stands for "none".
-std::string text_of(const Json& object, const char* key) {
-  if (!object.is_object()) return {};
-  const auto field = object.find(key);
-  return field != object.end() && field->is_string() ? field->get<std::string>() : std::string();
-}
 
 // Whether there is such a node, and it has no such snapshot.
 bool lacks_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
@@ -68,17 +36,6 @@ bool lacks_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
 }
 
 }  // namespace
-
-Machine::Machine(Qmp& qmp) : qmp_(qmp) {}
-
-Machine::~Machine() {
-  if (fdset_ < 0) return;
-  try {
-    qmp_.call("remove-fd", {{"fdset-id", fdset_}});
-  } catch (const std::exception&) {
-    // QEMU ended, or its monitor did: the set goes with it, or the next Machine removes it.
-  }
-}
 
 bool Machine::running() {
   const Json status = qmp_.call("query-status");
@@ -110,53 +67,6 @@ void Machine::stop() { qmp_.call("stop", Json::object(), {}, kStopTimeout); }
 
 void Machine::resume() { qmp_.call("cont", Json::object(), {}, kStopTimeout); }
 
-void Machine::remove_fdsets(const char* opaque) {
-  const Json sets = qmp_.call("query-fdsets");
-  for (const auto& set : sets) {
-    if (!set.contains("fdset-id") || !set.contains("fds") || set["fds"].empty() || text_of(set["fds"][0], "opaque") != opaque) continue;
-    try_call(qmp_, "remove-fd", {{"fdset-id", set["fdset-id"]}});
-  }
-}
-
-void Machine::prepare_save() {
-  if (fdset_ >= 0) return;
-  remove_fdsets(kStateOpaque);
-  state_file_ = Fd::memory("mhv-device-state");
-  state_writer_ = reopen(state_file_, O_WRONLY);
-  fdset_ = add_fd(qmp_, state_writer_, kStateOpaque);
-}
-
-// QEMU may still be writing to the file.
-void Machine::drop_unfinished_save() {
-  if (!saving_) return;
-  try {
-    finish_save();
-  } catch (const Error& error) {
-    if (error.code() != Code::kInvalid && error.code() != Code::kUnsupported) throw;
-  }
-}
-
-void Machine::begin_save() {
-  prepare_save();
-  drop_unfinished_save();
-  // QEMU writes where the shared offset stands, and neither rewinds nor truncates.
-  if (::lseek(state_writer_.get(), 0, SEEK_SET) != 0 || ::ftruncate(state_writer_.get(), 0) != 0)
-    throw_errno("cannot rewind the device state");
-  saving_ = qmp_.post(kSave, {{"filename", fdset_path(fdset_)}, {"live", false}});
-}
-
-std::vector<std::byte> Machine::finish_save() {
-  qmp_.take(std::exchange(saving_, std::nullopt).value(), kSave);
-  struct stat info {};
-  if (::fstat(state_file_.get(), &info) != 0) throw_errno("cannot measure the device state");
-  if (info.st_size <= 0 || info.st_size > static_cast<off_t>(kDeviceStateMax)) {
-    throw Error(Code::kUnsupported, "QEMU's device state has " + std::to_string(info.st_size) + " bytes");
-  }
-  std::vector<std::byte> state(static_cast<std::size_t>(info.st_size));
-  pread_all(state_file_.get(), state, 0, "the device state");
-  return state;
-}
-
 // How the job ended: QEMU's error, "" when it went well; nullopt: there is no such job.
 std::optional<std::string> Machine::wait_for_job(const std::string& id) {
   const auto deadline = std::chrono::steady_clock::now() + kLoadTimeout;
@@ -173,9 +83,9 @@ std::optional<std::string> Machine::wait_for_job(const std::string& id) {
 
 // Each step may find that it was done already, or never begun. A load that a former engine began may still run.
 void Machine::clean_up_load() {
-  if (wait_for_job(kLoadJob)) try_call(qmp_, "job-dismiss", {{"id", kLoadJob}});
-  try_call(qmp_, "blockdev-del", {{"node-name", kLoadNode}});
-  remove_fdsets(kLoadOpaque);
+  if (wait_for_job(kLoadJob)) qmp_.try_call("job-dismiss", {{"id", kLoadJob}});
+  qmp_.try_call("blockdev-del", {{"node-name", kLoadNode}});
+  remove_fdsets(qmp_, kLoadOpaque);
 }
 
 // snapshot-load wants a writable qcow2 node with the tag among `devices`; it takes the device state from it, and sends
@@ -185,7 +95,7 @@ void Machine::stage_load(std::span<const std::byte> state, const std::string& ma
   const auto bytes = vmstate_image(tag, device_stream(machine, state));
   pwrite_all(image.get(), bytes, 0, "the device state");
   clean_up_load();
-  const std::string path = fdset_path(add_fd(qmp_, image, kLoadOpaque));
+  const std::string path = fdset_path(give_fd(qmp_, image, kLoadOpaque).set);
   qmp_.call("blockdev-add",
             {{"driver", "qcow2"}, {"node-name", kLoadNode}, {"file", {{"driver", "file"}, {"filename", path}, {"locking", "off"}}}});
 }
@@ -243,7 +153,7 @@ bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {
 
 void Machine::stop_watching(std::span<const DiskNode> disks) {
   watching_ = false;
-  for (const auto& disk : disks) try_call(qmp_, "block-dirty-bitmap-remove", {{"node", disk.node}, {"name", kWatch}});
+  for (const auto& disk : disks) qmp_.try_call("block-dirty-bitmap-remove", {{"node", disk.node}, {"name", kWatch}});
 }
 
 void Machine::delete_disk_snapshot(const DiskNode& disk, const std::string& tag) {

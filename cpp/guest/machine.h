@@ -1,4 +1,4 @@
-// Stop, run, save and load a stock QEMU through its monitor.
+// Stop, run and load a stock QEMU through its monitor. Saving it: device_saver.h.
 #pragma once
 
 #include <chrono>
@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/fd.h"
 #include "guest/qmp.h"
 
 namespace mhv::guest {
@@ -21,12 +20,11 @@ struct DiskNode {
   std::string format;
 };
 
-// The device-state side of one QEMU. Not thread-safe; `qmp` must outlive it. One at a time per QEMU: what a former one
+// One QEMU. Not thread-safe; `qmp` must outlive it. One at a time per QEMU: what a former one
 // left behind (it was killed) is cleaned up at first use.
 class Machine {
  public:
-  explicit Machine(Qmp& qmp);
-  ~Machine();
+  explicit Machine(Qmp& qmp) : qmp_(qmp) {}
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
@@ -37,12 +35,6 @@ class Machine {
   void clean_up_load();
   void stop();    // returns when no vCPU runs and no device writes
   void resume();  // `cont`
-  // Non-RAM migration state as xen-save-devices-state (live:false) writes it, in two halves: QEMU saves it while the caller
-  // copies memory. The guest must be stopped until the second one returns. The descriptor is given to QEMU once and used
-  // again: prepare_save() does that ahead of the stop.
-  void prepare_save();
-  void begin_save();
-  std::vector<std::byte> finish_save();
   // Gives QEMU what load() will read, as internal snapshot `tag` of a node of its own. The guest may run.
   void stage_load(std::span<const std::byte> state, const std::string& machine, const std::string& tag);
   // Loads what stage_load() gave. RAM must be back already (virtio reads its rings while loading). Rolls the listed disks back to
@@ -64,15 +56,9 @@ class Machine {
   void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);  // missing: no error
 
  private:
-  void drop_unfinished_save();
   std::optional<std::string> wait_for_job(const std::string& id);
-  void remove_fdsets(const char* opaque);
 
   Qmp& qmp_;
-  Fd state_file_;    // read here
-  Fd state_writer_;  // shares its offset with QEMU's descriptor
-  int fdset_ = -1;
-  std::optional<std::uint64_t> saving_;  // what begin_save() posted
   bool watching_ = false;
 };
 

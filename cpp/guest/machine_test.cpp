@@ -86,7 +86,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
   machine.stop();
   EXPECT_FALSE(machine.running());
   fill_disk(qemu, "0x11");
-  const auto state = save(machine);
+  const auto state = save(qemu.qmp());
   machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
@@ -126,7 +126,7 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
   machine.resume();
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
-  const auto state = save(machine);
+  const auto state = save(qemu.qmp());
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
   const std::size_t sets = qemu.qmp().call("query-fdsets").size();
@@ -154,11 +154,7 @@ TEST_P(MachineTest, AFailedLoadLeavesNothingBehindAndMayBeTriedAgain) {
 TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   TestQemu qemu(folder_, "a", {}, GetParam());
   const Ram ram = qemu.open_ram();
-  std::vector<std::byte> state;
-  {
-    Machine former(qemu.qmp());
-    state = save(former);
-  }
+  const auto state = save(qemu.qmp());
   EXPECT_TRUE(qemu.qmp().call("query-fdsets").empty());
   const Fd left = Fd::memory("left");
   const int number = left.get();
@@ -166,9 +162,9 @@ TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   qemu.qmp().call("add-fd", {{"opaque", "nova-mhv device state"}}, std::span(&number, 1));
   qemu.qmp().call("blockdev-add", {{"driver", "null-co"}, {"node-name", "mhv-load"}, {"read-zeroes", true}});
   Machine machine(qemu.qmp());
-  EXPECT_EQ(save(machine).size(), state.size());
+  EXPECT_EQ(save(qemu.qmp()).size(), state.size());
   load(machine, state, qemu.machine(), "point", {});
-  EXPECT_EQ(qemu.qmp().call("query-fdsets").size(), 1u);
+  EXPECT_TRUE(qemu.qmp().call("query-fdsets").empty());
 }
 
 // One disk of two cannot take a snapshot: the other must not have one either.
@@ -209,7 +205,7 @@ TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
   EXPECT_FALSE(machine.written_since_snapshot(disks_));
   machine.stop_watching(disks_);
   machine.stop_watching(disks_);  // nothing watches: no error
-  const auto state = save(machine);
+  const auto state = save(qemu.qmp());
   load(machine, state, qemu.machine(), "early", disks_);
   EXPECT_TRUE(disk_holds("0x11"));
 }
@@ -260,7 +256,7 @@ TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
   fill_disk(qemu, "0x11");
-  const auto state = save(machine);
+  const auto state = save(qemu.qmp());
   machine.snapshot_disks(disks_, "point", false);
   const auto memory = read_all(ram);
   fill_disk(qemu, "0x22");
@@ -279,7 +275,7 @@ TEST_P(MachineTest, VideoMemoryIsNotChangedByALoad) {
   machine.resume();
   qemu.wait_until_counter_passes(ram, 10);
   machine.stop();
-  const auto state = save(machine);
+  const auto state = save(qemu.qmp());
   const auto memory = read_all(ram);
   load(machine, state, qemu.machine(), "point", {});
   EXPECT_EQ(put_back(ram, memory).writable, 0);

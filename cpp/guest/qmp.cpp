@@ -55,21 +55,42 @@ std::uint64_t Qmp::post(std::string_view command, const Json& arguments, std::sp
   return id;
 }
 
+// nullopt: the message is about something else.
+std::optional<Qmp::Json> Qmp::reply_in(QmpMessage message, std::uint64_t id, std::string_view command) const {
+  if (message.kind == QmpKind::kReturn && message.id == id) return std::move(message.body);
+  // An error without id is about a request that QEMU could not read.
+  if (message.kind == QmpKind::kError && (!message.id || message.id == id)) {
+    throw Error(Code::kInvalid, "QEMU refused " + std::string(command) + ": " + message.error_class + ": " + message.error_text);
+  }
+  return std::nullopt;
+}
+
 Qmp::Json Qmp::take(std::uint64_t id, std::string_view command, std::chrono::milliseconds timeout) {
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   for (;;) {
-    QmpMessage message = read_message(deadline);
-    if (message.kind == QmpKind::kGreeting || message.kind == QmpKind::kEvent) continue;
-    if (message.kind == QmpKind::kReturn && message.id == id) return std::move(message.body);
-    // An error without id is about a request that QEMU could not read.
-    if (message.kind == QmpKind::kError && (!message.id || message.id == id)) {
-      throw Error(Code::kInvalid, "QEMU refused " + std::string(command) + ": " + message.error_class + ": " + message.error_text);
-    }
+    if (auto reply = reply_in(read_message(deadline), id, command)) return std::move(*reply);
   }
+}
+
+std::optional<Qmp::Json> Qmp::try_take(std::uint64_t id, std::string_view command) {
+  do {
+    while (auto message = next_message()) {
+      if (auto reply = reply_in(std::move(*message), id, command)) return reply;
+    }
+  } while (receive_some());
+  return std::nullopt;
 }
 
 Qmp::Json Qmp::call(std::string_view command, const Json& arguments, std::span<const int> fds, std::chrono::milliseconds timeout) {
   return take(post(command, arguments, fds, timeout), command, timeout);
+}
+
+void Qmp::try_call(std::string_view command, const Json& arguments) {
+  try {
+    call(command, arguments);
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid) throw;
+  }
 }
 
 std::string Qmp::hmp(const std::string& command_line) {
@@ -86,5 +107,11 @@ void Qmp::pump() {
 }
 
 std::pair<Fd, std::string> Qmp::release() && { return {std::move(socket_), std::move(lines_).release()}; }
+
+std::string text_of(const Qmp::Json& object, const char* key) {
+  if (!object.is_object()) return {};
+  const auto field = object.find(key);
+  return field != object.end() && field->is_string() ? field->get<std::string>() : std::string();
+}
 
 }  // namespace mhv::guest

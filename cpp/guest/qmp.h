@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,6 +19,7 @@ namespace mhv::guest {
 class Qmp {
  public:
   using Json = nlohmann::json;
+  using Deadline = std::chrono::steady_clock::time_point;
   // `greeted`: capabilities are negotiated already; `pending` was read from the socket by whoever had it before.
   Qmp(Fd socket, bool greeted, std::string pending = {});
 
@@ -31,6 +33,10 @@ class Qmp {
   std::uint64_t post(std::string_view command, const Json& arguments = Json::object(), std::span<const int> fds = {},
                      std::chrono::milliseconds timeout = std::chrono::seconds(30));
   Json take(std::uint64_t id, std::string_view command, std::chrono::milliseconds timeout = std::chrono::seconds(30));
+  // take(), when it has come already.
+  std::optional<Json> try_take(std::uint64_t id, std::string_view command);
+  // call(), where a refusal means that it is done already.
+  void try_call(std::string_view command, const Json& arguments);
   std::string hmp(const std::string& command_line);
   // Events seen while waiting for replies, in order; the caller may poll fd() and then call pump().
   void on_event(std::function<void(const Json&)> handler) { handler_ = std::move(handler); }
@@ -42,14 +48,17 @@ class Qmp {
   std::pair<Fd, std::string> release() &&;
 
  private:
-  using Deadline = std::chrono::steady_clock::time_point;
   std::optional<QmpMessage> next_message();
   QmpMessage read_message(Deadline deadline);
+  std::optional<Json> reply_in(QmpMessage message, std::uint64_t id, std::string_view command) const;
   bool receive_some();
   Fd socket_;
   LineReader lines_;
   std::uint64_t next_id_ = 1;
   std::function<void(const Json&)> handler_;
 };
+
+// A field of QEMU's answer; "" when it is not there or no text.
+std::string text_of(const Qmp::Json& object, const char* key);
 
 }  // namespace mhv::guest

@@ -153,7 +153,7 @@ TEST_P(IncomingTest, ANewQemuGoesOnFromAFullStream) {
     machine.resume();
     source.wait_until_counter_passes(ram, 100);
     machine.stop();
-    const auto state = testing::save(machine);
+    const auto state = testing::save(source.qmp());
     memory = read_all(ram);
     counted = source.counters(ram);
     std::vector<StreamBlock> blocks;

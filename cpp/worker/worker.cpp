@@ -334,7 +334,8 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
                 "restore a checkpoint again, or restart the guest");
   }
   fill_first(progress);
-  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_}, progress);
+  const bool runs = automatic || live_->machine.running();  // there is no automatic one of a guest that stands still
+  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_, runs}, progress);
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
               info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);

@@ -9,6 +9,8 @@ per second of the host's clock.
 """
 
 import argparse
+import os
+import pathlib
 import statistics
 import time
 
@@ -16,10 +18,39 @@ from common import Guest, Monitor, Pauses, lab, line, p, real_host
 
 EPOCH_S = 0.25
 LOADS = ("compile", "redis", "idle")
+# Of the time beside checkpoints. off_cpu: the processor of the guest does not run, for it is stopped, waits for QEMU's lock, or
+# has nothing to do; waiting: it could, and the host has no core for it; fault: the kernel's time for one page fault.
+PARTS = (
+    ("rate", "Hz", 40),
+    ("pause_ms", "ms", None),
+    ("dirty_pages", "pages", None),
+    ("off_cpu_ms", "ms/checkpoint", None),
+    ("waiting_ms", "ms/checkpoint", None),
+    ("fault_us", "us", None),
+)
 
 
 def number(checkpoint, key):
     return int(checkpoint.get(key, 0))
+
+
+class VcpuTime:
+    """How the thread of the guest's only processor spent the time since then."""
+
+    def __init__(self, guest):
+        (self.thread,) = (t for t in pathlib.Path(f"/proc/{guest.pid}/task").iterdir() if (t / "comm").read_text().startswith("CPU "))
+        self.before = self._now()
+
+    def _now(self):
+        """Seconds: of now, on a core, ready to run; in the kernel; and minor faults."""
+        ran, waited, _ = map(int, (self.thread / "schedstat").read_text().split())
+        stat = (self.thread / "stat").read_text().rsplit(")", 1)[1].split()
+        return time.perf_counter(), ran / 1e9, waited / 1e9, int(stat[12]) / os.sysconf("SC_CLK_TCK"), int(stat[7])
+
+    def since(self):
+        """(seconds off a core, of them ready to run, in the kernel, faults)"""
+        took, ran, waited, kernel, faults = (now - then for now, then in zip(self._now(), self.before, strict=True))
+        return took - ran, waited, kernel, faults
 
 
 class Bench:
@@ -91,34 +122,48 @@ class Bench:
         return (after - before) / (ended - began)
 
     def slowdown(self, options):
-        """The guest's own work a second, without over with 40 checkpoints a second; each load in turns of both."""
+        """The guest's own work a second, without over with 40 checkpoints a second, in turns: the host's speed changes too."""
         guest = self.guest(512, 16).start()
         try:
             for quiet in ("rate 0", "disk-rate 0", "verify 0"):
                 guest.ask(quiet)
-            ratios = []
+            medians = []
             for load in LOADS:
                 guest.ask(load, port=7001)
                 time.sleep(2)
-                without, beside, rates = [], [], []
+                without, beside = [self.work_per_s(guest, options.seconds)], []
                 for _ in range(options.turns):
+                    beside.append(self.with_checkpoints(guest, options.seconds))
                     without.append(self.work_per_s(guest, options.seconds))
-                    self.engine.attach(guest.name, "--interval", "0.025", "--overhead-max", "100", "--keep", "20")
-                    time.sleep(2)
-                    epoch, began = number(self.engine.status(guest.name), "epoch"), time.perf_counter()
-                    beside.append(self.work_per_s(guest, options.seconds))
-                    rates.append((number(self.engine.status(guest.name), "epoch") - epoch) / (time.perf_counter() - began))
-                    last = self.engine.list(guest.name)[-1]
-                    self.engine.forget(guest.name)
-                value, floor = statistics.median(without), statistics.median(beside)
-                ratios.append(value / floor)
-                line(f"checkpoint.slowdown_40hz.{load}", value, "units/s", floor)
-                line(f"checkpoint.slowdown_40hz.{load}.rate", statistics.median(rates), "Hz", 40)
-                line(f"checkpoint.slowdown_40hz.{load}.pause", number(last, "pause_us") / 1000, "ms")
-                line(f"checkpoint.slowdown_40hz.{load}.dirty_pages", number(last, "pages"), "pages")
-            line("checkpoint.slowdown_40hz", statistics.median(ratios), "without/with", 1)
+                pairs = zip(without, without[1:], beside, strict=False)
+                medians.append(statistics.median((before + after) / 2 / turn["work"] for before, after, turn in pairs))
+                line(f"checkpoint.slowdown_40hz.{load}", medians[-1], "without/with", 1)
+                for what, unit, floor in PARTS:
+                    line(f"checkpoint.slowdown_40hz.{load}.{what}", statistics.median(turn[what] for turn in beside), unit, floor)
+            line("checkpoint.slowdown_40hz", statistics.median(medians), "without/with", 1)
         finally:
             guest.remove()
+
+    def with_checkpoints(self, guest, seconds):
+        """The guest's work beside checkpoints, and what they cost it: PARTS, each a second or a checkpoint."""
+        self.engine.attach(guest.name, "--interval", "0.025", "--overhead-max", "100", "--keep", "20")
+        time.sleep(2)
+        began, epoch, vcpu = time.perf_counter(), number(self.engine.status(guest.name), "epoch"), VcpuTime(guest)
+        work = self.work_per_s(guest, seconds)
+        epochs = number(self.engine.status(guest.name), "epoch") - epoch
+        off, waiting, kernel, faults = vcpu.since()
+        took = time.perf_counter() - began
+        made = self.engine.list(guest.name)
+        self.engine.forget(guest.name)
+        return {
+            "work": work,
+            "rate": epochs / took,
+            "pause_ms": statistics.median(number(c, "pause_us") for c in made) / 1000,
+            "dirty_pages": statistics.median(number(c, "pages") for c in made),
+            "off_cpu_ms": off * 1000 / epochs,
+            "waiting_ms": waiting * 1000 / epochs,
+            "fault_us": kernel * 1e6 / max(faults, 1),
+        }
 
     def peers(self, guest, first, full_s, pause_ms):
         """QEMU's own ways to save this guest; it is of no further use afterwards."""
@@ -190,8 +235,8 @@ def main():
     parser.add_argument("--ram", type=int, default=512, help="MiB of the guest (512); measured again with four times as much")
     parser.add_argument("--epochs", type=int, default=100, help="incremental checkpoints (100)")
     parser.add_argument("--pages", type=int, default=1000, help="pages rewritten an epoch (1000)")
-    parser.add_argument("--seconds", type=float, default=8, help="of a guest's work, with and without checkpoints (8)")
-    parser.add_argument("--turns", type=int, default=2, help="of both (2)")
+    parser.add_argument("--seconds", type=float, default=6, help="of a guest's work, with and without checkpoints (6)")
+    parser.add_argument("--turns", type=int, default=4, help="of both (4)")
     parser.add_argument("--only", choices=["slowdown", "growth"], help="this part alone")
     options = parser.parse_args()
     with real_host() as (host, images, folder):

@@ -20,6 +20,10 @@ constexpr std::uint32_t kCopyBeforePauseMin = 32;
 constexpr int kStreamRoundsMax = 5;
 constexpr std::uint32_t kStreamRunPages = 256;
 
+std::uint64_t microseconds_since(std::chrono::steady_clock::time_point from) {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - from).count());
+}
+
 }  // namespace
 
 std::string new_uuid() {
@@ -73,15 +77,18 @@ void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, cons
   todo.clear();
 }
 
-// QEMU saves its devices while the memory is copied here.
-void Checkpointer::stop_and_copy(PageSet& todo, DiskPoints::Attempt* disks, Paused& out) {
-  Pause pause(guest_.machine, state_);
-  guest_.machine.begin_save();
+void Checkpointer::copy_at_rest(PageSet& todo, Paused& out) {
+  guest::DeviceSaver::Save save(guest_.saver);
   lineage_.gather_written(guest_.tracker, &todo);
   staging_.copy(guest_.ram, todo);
-  out.device_state = guest_.machine.finish_save();
-  if (disks != nullptr) disks->take_stopped();
   out.at_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  out.device_state = save.finish();
+}
+
+void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out) {
+  Pause pause(guest_.machine, state_);
+  copy_at_rest(todo, out);
+  disks.take_stopped();
   pause.resume();
   out.pause_us += pause.microseconds();
 }
@@ -89,14 +96,16 @@ void Checkpointer::stop_and_copy(PageSet& todo, DiskPoints::Attempt* disks, Paus
 // The disks' point is proved when the guest runs again. Where it was written in between, this moment is given up for a
 // later one, which has its point taken while the guest is stopped.
 Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
-  guest_.machine.prepare_save();
-  const bool early = disks.prepare();
+  guest_.saver.prepare();
   Paused out;
-  stop_and_copy(todo, early ? nullptr : &disks, out);
-  if (early && !disks.held()) {
+  if (disks.prepare()) {
+    const auto from = std::chrono::steady_clock::now();
+    copy_at_rest(todo, out);
+    out.pause_us = microseconds_since(from);
+    if (disks.held()) return out;
     todo.clear();
-    stop_and_copy(todo, &disks, out);
   }
+  copy_with_disks(todo, disks, out);
   return out;
 }
 
@@ -121,7 +130,7 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   DiskPoints::Attempt disks(disk_points_, info);
   const Paused paused = pause_at_one_moment(todo, disks);
   info.created_ns = paused.at_ns;
-  info.pause_us = paused.pause_us;
+  info.pause_us = request.runs ? paused.pause_us : 0;
   std::uint64_t done = 0;
   for (const PageNo page : staging_.pages()) {
     writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));

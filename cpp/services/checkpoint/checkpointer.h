@@ -21,6 +21,7 @@ struct CreateRequest {
   std::string parent;  // "": a root
   bool automatic = false;
   std::uint64_t epoch = 0;
+  bool runs = true;  // false: somebody else has stopped the guest, and it loses no time
 };
 
 std::string new_uuid();
@@ -42,7 +43,8 @@ class Checkpointer {
     std::int64_t at_ns = 0;
     std::uint64_t pause_us = 0;
   };
-  void stop_and_copy(PageSet& todo, DiskPoints::Attempt* disks, Paused& out);
+  void copy_at_rest(PageSet& todo, Paused& out);
+  void copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out);
   Paused pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks);
 
   LiveGuest& guest_;

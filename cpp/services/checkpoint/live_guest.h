@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "guest/device_saver.h"
 #include "guest/machine.h"
 #include "guest/qmp.h"
 #include "guest/ram.h"
@@ -23,11 +24,11 @@ struct Disk {
   bool can_snapshot() const { return !read_only && node.format == "qcow2"; }
 };
 
-// Members are destroyed from the last to the first: the tracker and the machine use what stands above them.
+// Members are destroyed from the last to the first: the tracker, the machine and the saver use what stands above them.
 // One thread at a time.
 struct LiveGuest {
   LiveGuest(guest::Ram ram_, guest::Qmp qmp_, Fd uffd, Fd pagemap, bool fresh, bool kvm)
-      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
+      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), saver(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
     qmp.on_event([this](const guest::Qmp::Json& event) { gave_memory_back_ |= event.value("event", "") == "BALLOON_CHANGE"; });
     if (!machine.has_balloon()) tracker.pages_stay();
     gave_memory_back_ |= !fresh && machine.balloon_inflated();  // perhaps while nobody listened
@@ -53,6 +54,7 @@ struct LiveGuest {
   guest::Ram ram;
   guest::Qmp qmp;
   guest::Machine machine;
+  guest::DeviceSaver saver;
   guest::Tracker tracker;
   std::vector<Disk> disks;
   bool snapshot_disks = true;  // false: the policy is "none"
