@@ -12,7 +12,8 @@ namespace {
 
 constexpr std::uint32_t kListMax = 1000;
 constexpr double kOverheadMaxPercent = 10;
-constexpr std::chrono::nanoseconds kFaultCost{1000};  // what the first write to a protected page costs the guest
+// What the first write to a protected page costs the guest: fault_us of tests/bench/run checkpoint.
+constexpr std::chrono::nanoseconds kFaultCost{3000};
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
 
 std::unique_ptr<store::Store> open_store(const std::string& folder) {

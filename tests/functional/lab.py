@@ -207,7 +207,7 @@ class Guest:
     memfd   shared memfd RAM and a monitor of its own, as the Nova driver defines them
     anon    anonymous RAM and libvirt's monitor alone, as plain libvirt defines them
     smp     memfd with 2 vCPUs          vga   memfd with a standard VGA          uefi  q35, OVMF in pflash, NVRAM
-    raw     memfd with a raw disk
+    raw     memfd with a raw disk       numa  memfd, a memory backend and a vCPU for each of 2 nodes
     lean    memfd with the devices that the Nova driver gives a server with frequent checkpoints
     """
 
@@ -216,7 +216,7 @@ class Guest:
 
     def __init__(self, host, images, folder, kind="memfd", mib=32, ram_mib=128, vcpus=None):
         self.host, self.kind, self.mib, self.ram_mib = host, kind, mib, ram_mib
-        self.vcpus = vcpus or (2 if kind == "smp" else 1)
+        self.vcpus = vcpus or (2 if kind in ("smp", "numa") else 1)
         number = next(self.numbers)
         self.name = f"guest{number}"
         self.uuid = str(uuid.uuid4())
@@ -248,6 +248,12 @@ class Guest:
     <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>
     <nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>{self.folder}/nvram.fd</nvram>"""
 
+    def _nodes(self):
+        if self.kind != "numa":
+            return ""
+        cell = "<cell id='{0}' cpus='{0}' memory='{1}' unit='MiB' memAccess='shared'/>"
+        return f"<cpu><numa>{''.join(cell.format(number, self.ram_mib // 2) for number in range(2))}</numa></cpu>"
+
     def _arguments(self):
         values = list(self.arguments)
         if self.kind == "lean":
@@ -278,6 +284,7 @@ class Guest:
     <cmdline>console=ttyS0 quiet no_timer_check mhv.ip={self.ip}/24 mhv.gw=10.55.0.1 mhv.mib={self.mib}</cmdline>
   </os>
   <features><acpi/></features>
+  {self._nodes()}
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <disk type='file' device='disk'>

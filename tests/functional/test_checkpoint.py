@@ -5,7 +5,7 @@ import json
 import lab
 import pytest
 
-KINDS = ["memfd", "anon", "smp", "vga", "uefi"]
+KINDS = ["memfd", "anon", "smp", "numa", "vga", "uefi"]
 
 
 @pytest.fixture(params=KINDS)
