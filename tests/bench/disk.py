@@ -8,7 +8,6 @@ alone. fsync: a flush after every write. direct: no flush; one request at a time
 
 import argparse
 import contextlib
-import json
 import pathlib
 import re
 import socket
@@ -20,6 +19,8 @@ import tempfile
 import time
 import uuid
 
+from common import line
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "functional"))
 import slide  # noqa: E402
 
@@ -27,12 +28,6 @@ MARK, ROLLBACK, STAT = 1, 2, 5  # of the request's fields, cpp/disk/export/contr
 STEP = 3215360  # from one write to the next: no two are neighbours
 MARKS = 10000
 EPOCH_BLOCKS = 36864
-
-
-def line(name, value, unit, floor=None):
-    ratio = None if not floor else round(value / floor, 3)
-    floor = floor and round(floor, 3)
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "floor": floor, "ratio": ratio}), flush=True)
 
 
 class Export:

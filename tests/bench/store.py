@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+from common import line
+
 TOP = pathlib.Path(__file__).resolve().parents[2]
 PAGE = 4096
 EVERY_S = 0.25
@@ -62,11 +64,6 @@ mount -t tmpfs tmp /tmp
 echo "BENCH: up"
 {workload}
 """
-
-
-def line(name, value, unit, floor=None):
-    ratio = None if not floor else round(value / floor, 3)
-    print(json.dumps({"name": name, "value": round(value, 3), "unit": unit, "floor": floor, "ratio": ratio}), flush=True)
 
 
 class Guest:

@@ -116,7 +116,7 @@ class Slide:
             self.bin / "mhv-disk", "serve", "--socket", self.socket, "--control", self.control, "--journal", self.folder / "journal",
             "--plugin", plugin, "--pid-file", self.pid_file, *base, *self.options,
         )  # fmt: skip
-        lab.wait_until("the export", self.control.exists)
+        lab.wait_until("the export", self._answers)  # its sockets may be there from before
 
     @contextlib.contextmanager
     def _stopped(self):

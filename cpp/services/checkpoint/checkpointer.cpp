@@ -94,14 +94,14 @@ void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Pa
 }
 
 // The disks' point is proved when the guest runs again. Where it was written in between, this moment is given up for a
-// later one, which has its point taken while the guest is stopped.
+// later one; the last of them has its point taken while the guest is stopped.
 Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
   guest_.saver.prepare();
   Paused out;
-  if (disks.prepare()) {
+  while (disks.prepare()) {
     const auto from = std::chrono::steady_clock::now();
     copy_at_rest(todo, out);
-    out.pause_us = microseconds_since(from);
+    out.pause_us += microseconds_since(from);
     if (disks.held()) return out;
     todo.clear();
   }

@@ -9,6 +9,8 @@ namespace mhv::checkpoint {
 namespace {
 
 constexpr const char* kPrefix = "mhv-";
+// Pauses that are given up because a disk was written just before. One more costs the guest less than a snapshot in a pause.
+constexpr int kEarlyTriesMax = 2;
 
 // "": it has no disk with a point.
 std::string tag_in(const store::CheckpointInfo& info) {
@@ -100,7 +102,7 @@ void DiskPoints::Attempt::use(const std::string& tag) {
 }
 
 void DiskPoints::Attempt::take() {
-  const std::string tag = kPrefix + info_.id + (taken_.empty() ? "" : "-late");
+  const std::string tag = kPrefix + info_.id + (taken_.empty() ? "" : "-" + std::to_string(taken_.size() + 1));
   points_.newest_.clear();
   points_.guest_.machine.snapshot_disks(nodes_, tag, true);
   taken_.push_back(tag);
@@ -112,7 +114,8 @@ bool DiskPoints::Attempt::written() const { return points_.guest_.machine.writte
 
 bool DiskPoints::Attempt::prepare() {
   if (nodes_.empty()) return true;
-  if (std::exchange(points_.was_busy_, false)) return false;
+  if (std::exchange(points_.was_busy_, false) || early_tries_ == kEarlyTriesMax) return false;
+  ++early_tries_;
   if (points_.newest_.empty() || written()) {
     take();
   } else {
@@ -126,8 +129,9 @@ void DiskPoints::Attempt::take_stopped() {
 }
 
 bool DiskPoints::Attempt::held() {
-  points_.was_busy_ = !nodes_.empty() && written();
-  return !points_.was_busy_;
+  if (nodes_.empty() || !written()) return true;
+  points_.was_busy_ = early_tries_ == kEarlyTriesMax;
+  return false;
 }
 
 void DiskPoints::Attempt::commit() {

@@ -26,7 +26,7 @@ class DiskPoints {
   // the guest was off.
   DiskPoints(LiveGuest& guest, const store::Store& store);
 
-  // One checkpoint's disks: prepare(), the pause, held(); where it was not, again with a stop and take_stopped(); then
+  // One checkpoint's disks: while prepare(), a pause, and done when held(); else a pause with take_stopped() inside. Then
   // commit(). Destroyed without it: nothing of this checkpoint stays in the disks.
   // Writes into `info` which disks have a point, and which cannot have one. Nothing when the policy is "none".
   class Attempt {
@@ -53,6 +53,7 @@ class DiskPoints {
     store::CheckpointInfo& info_;
     std::vector<guest::DiskNode> nodes_;
     std::vector<std::string> taken_;  // snapshots of this attempt's own
+    int early_tries_ = 0;
     bool committed_ = false;
   };
 
@@ -70,7 +71,7 @@ class DiskPoints {
   LiveGuest& guest_;
   std::map<std::string, std::size_t> users_;  // checkpoints, by snapshot
   std::string newest_;                        // "": none that a bitmap watches
-  bool was_busy_ = false;                     // a point taken early did not hold: the next one is taken in the pause
+  bool was_busy_ = false;                     // no point taken early held: the next one is taken in the pause at once
 };
 
 // The name of the snapshots that a checkpoint's disks carry; any when none does.
