@@ -2,7 +2,7 @@
 //
 // One command, xen-save-devices-state, stops the guest, drains its disks, saves what is not RAM, and lets the guest go on. It
 // writes into a pipe that holds less than the state has: QEMU stands still until somebody reads on, and the caller copies
-// RAM meanwhile. Commands of their own for stop, save and cont take twice the time, most of it for waking threads.
+// RAM meanwhile. Commands of their own for stop, save and cont take longer, most of it for waking threads.
 //
 // INVARIANT: from the return of Save's constructor to finish() no vCPU runs and no device writes. A guest that ran goes on
 // whatever becomes of this process: a pipe that nobody can read any more ends QEMU's write, and QEMU starts again what it had

@@ -3,7 +3,6 @@
 #include "base/error.h"
 
 namespace mhv::guest {
-
 namespace {
 
 int number_of(const Qmp::Json& object, const char* key) {

@@ -20,8 +20,8 @@ struct DiskNode {
   std::string format;
 };
 
-// One QEMU. Not thread-safe; `qmp` must outlive it. One at a time per QEMU: what a former one
-// left behind (it was killed) is cleaned up at first use.
+// One QEMU. Not thread-safe; `qmp` must outlive it. One at a time per QEMU: what a former one left behind (it was killed) is
+// cleaned up at first use.
 class Machine {
  public:
   explicit Machine(Qmp& qmp) : qmp_(qmp) {}

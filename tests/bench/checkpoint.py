@@ -147,7 +147,7 @@ class Bench:
     def with_checkpoints(self, guest, seconds):
         """The guest's work beside checkpoints, and what they cost it: PARTS, each a second or a checkpoint."""
         self.engine.attach(guest.name, "--interval", "0.025", "--overhead-max", "100", "--keep", "20")
-        time.sleep(2)
+        lab.wait_until("the first checkpoints", lambda: number(self.engine.status(guest.name), "epoch") >= 20)
         began, epoch, vcpu = time.perf_counter(), number(self.engine.status(guest.name), "epoch"), VcpuTime(guest)
         work = self.work_per_s(guest, seconds)
         epochs = number(self.engine.status(guest.name), "epoch") - epoch
