@@ -31,6 +31,9 @@ logged, and made good within a minute (reconcile).
 The overrides pass on what they do not read, since Nova 33 and 34 differ there.
 """
 
+import atexit
+import sys
+
 import nova.conf
 from nova import exception
 from nova.compute import power_state, task_states
@@ -90,6 +93,9 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
         longest = domain_xml.qmp_path(CONF.mhv.run_dir, "0" * 36)
         if len(longest.encode()) > _SOCKET_PATH_BYTES_MAX:
             raise exception.InvalidConfiguration(f"[mhv] run_dir is too long: {longest} has to be at most {_SOCKET_PATH_BYTES_MAX} bytes")
+        # Nova waits at its end for its own thread that takes libvirt's connection events, which never ends by itself: a nova-compute
+        # that fails to start, because libvirt does not answer say, would neither serve nor end, and not be started again.
+        atexit.register(self._host._conn_event_handler_queue.put, sys.exit)
         super().init_host(host)
         marked = reconcile.marked_guests(self._host)
         for uuid in marked:

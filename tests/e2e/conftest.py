@@ -292,9 +292,10 @@ class Host:
         self.folder = CLOUD / f"host{number}"
         self.programs = CLOUD.parent / "engine" / "bin"
 
-    def pid_of(self, daemon):
+    def pid_of(self, daemon, file="child"):
+        """Of the daemon itself; "pid": of its keeper."""
         (folder,) = self.folder.glob(f"daemons/*-{daemon}")
-        return int((folder / "child").read_text())
+        return int((folder / file).read_text())
 
     def runs(self, daemon):
         """Its process id, or 0 while its keeper starts it again."""
@@ -312,6 +313,17 @@ class Host:
         old = self.pid_of(daemon)
         os.kill(old, signal.SIGKILL)
         wait_for(f"{daemon} is started again", lambda: self.pid_of(daemon) != old)
+
+    @contextlib.contextmanager
+    def without(self, daemon):
+        """Dead by kill -9, and not started again until the end."""
+        keeper = self.pid_of(daemon, "pid")
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            os.kill(self.pid_of(daemon), signal.SIGKILL)
+            yield
+        finally:
+            os.kill(keeper, signal.SIGCONT)
 
     @property
     def keeper(self):

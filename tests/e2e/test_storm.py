@@ -174,5 +174,18 @@ def test_storm(servers, host):
         assert storm.server.ask("status").split("boot=")[1] == boot, "the guest was booted anew"
     storm.server.assert_store_is_sound()
     storm.restore_all()
-    wait_for("every service is well", lambda: subprocess.run([DEVSTACK / "demo", "--status"], check=False).returncode == 0)
+    wait_for("every service is well", every_service_is_well)
     assert storm.server.status() == "ACTIVE"
+
+
+def every_service_is_well():
+    return subprocess.run([DEVSTACK / "demo", "--status"], check=False).returncode == 0
+
+
+def test_nova_compute_that_finds_no_libvirt_ends(host):
+    """And is started again until there is one. It would hang for ever otherwise, and the host take no servers."""
+    with host.without("libvirtd"):
+        host.kill("nova-compute")
+        first = host.pid_of("nova-compute")
+        wait_for("nova-compute ends", lambda: host.pid_of("nova-compute") != first)
+    wait_for("every service is well", every_service_is_well)
