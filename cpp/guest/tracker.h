@@ -9,7 +9,8 @@
 //              a punched page of shared memory keeps its protection                       the last collect()
 //
 // Memory that was never touched gets no page tables and no markers: a scan costs what was touched, not what the guest
-// could touch. On a host that swaps, a page of shared memory may be written and lose its entry between two looks, and an
+// could touch. A guest writes to the same regions for a while: a scan of those alone, and a look at all the others when
+// the guest runs again, take the pause no longer on a guest with more memory. On a host that swaps, a page of shared memory may be written and lose its entry between two looks, and an
 // unmapped page proves nothing: there, "written" includes all that has no wp bit, with or without an entry, and every page
 // gets a marker (8 bytes).
 //
@@ -48,18 +49,26 @@ class Tracker {
   void pages_stay() { pages_stay_ = true; }
   // Without what was only punched, which waits for the next collect(): a third of the time, for use inside a pause.
   std::vector<PageRange> collect_written();
+  // The same, of the regions in which collect() found anything lately. It is all there was if nothing_elsewhere() says so
+  // afterwards; otherwise that is still there for the next collect_written().
+  std::vector<PageRange> collect_written_lately();
+  // Whether no page of any other region was written since the last collect() or collect_written().
+  bool nothing_elsewhere();
   // Forgets what was written: what follows is relative to now.
   void reset();
   // Unregisters, so that QEMU runs as if never attached.
   void detach();
 
  private:
-  std::vector<PageRange> scan(const RamBlock& block, HostVirt start, std::uint64_t bytes, sys::Select select, bool protect) const;
-  std::vector<PageRange> scan(const RamBlock& block, sys::Select select, bool protect) const;
-  std::vector<PageRange> written(const RamBlock& block) const;
+  // The regions of a block that were written lately, or the others; merged where they touch.
+  std::vector<PageRange> regions(std::size_t index, bool lately) const;
+  void note(std::size_t index, const std::vector<PageRange>& written);
+  sys::Select select_written(const RamBlock& block) const;
+  std::vector<PageRange> scan(const RamBlock& block, PageRange within, sys::Select select, bool protect) const;
+  std::vector<PageRange> written(const RamBlock& block, PageRange within) const;
   std::vector<PageRange> mapped(const RamBlock& block) const;
   std::vector<PageRange> unmapped_since(std::size_t index);
-  std::vector<PageRange> collect(bool unmapped_too);
+  std::vector<PageRange> collect(bool unmapped_too, bool lately);
   void check_alive() const;
 
   Fd uffd_;
@@ -71,6 +80,9 @@ class Tracker {
   bool unsure_;  // nothing is protected yet, or a collect() failed half-way
   // By block: what was mapped at the last look, ascending; nullopt: this engine has not looked yet.
   std::vector<std::optional<std::vector<PageRange>>> mapped_;
+  // By block and region: the value of collects_ when anything was last found there.
+  std::vector<std::vector<std::uint64_t>> found_;
+  std::uint64_t collects_;
 };
 
 }  // namespace mhv::guest

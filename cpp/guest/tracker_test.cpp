@@ -127,6 +127,75 @@ TEST_P(TrackerTest, WhereNothingIsGivenBackWritesAreAllThatIsLookedFor) {
   EXPECT_THAT(tracker.collect(), IsEmpty());
 }
 
+TEST_P(TrackerTest, WhatWasWrittenElsewhereIsSeenAndStays) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  write(600);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(600, 1)));
+  write(700);  // in the same region
+  EXPECT_THAT(tracker.collect_written_lately(), ElementsAre(pages(700, 1)));
+  EXPECT_TRUE(tracker.nothing_elsewhere());
+  write(701);
+  write(2000);
+  EXPECT_THAT(tracker.collect_written_lately(), ElementsAre(pages(701, 1)));
+  EXPECT_FALSE(tracker.nothing_elsewhere());
+  EXPECT_THAT(tracker.collect_written(), ElementsAre(pages(2000, 1)));
+  EXPECT_TRUE(tracker.nothing_elsewhere());
+}
+
+TEST_P(TrackerTest, ARegionThatIsLeftAloneIsNoLongerLately) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  write(600);
+  for (int i = 0; i < 100; ++i) tracker.collect();
+  write(601);
+  EXPECT_THAT(tracker.collect_written_lately(), IsEmpty());
+  EXPECT_FALSE(tracker.nothing_elsewhere());
+}
+
+// As a checkpoint uses it, on random writes that move through the memory: nothing is missed, nothing comes twice.
+TEST_P(TrackerTest, LatelyAndElsewhereAreAllTogether) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  std::mt19937 random(1);
+  std::set<std::uint32_t> expected;
+  const auto write_some = [&](std::uint32_t around) {
+    for (int i = 0; i < 5; ++i) {
+      const std::uint32_t page = (around + random() % 700) % kPages;
+      write(page);
+      expected.insert(page);
+    }
+  };
+  const auto take = [&](const std::vector<PageRange>& found) {
+    for (const PageRange& range : found) {
+      for (std::uint32_t i = 0; i < range.count; ++i) EXPECT_EQ(expected.erase(range.first.value + i), 1u);
+    }
+  };
+  int elsewhere = 0;
+  for (std::uint32_t epoch = 0; epoch < 2000; ++epoch) {
+    write_some(epoch);
+    take(tracker.collect());
+    EXPECT_THAT(expected, IsEmpty());
+    write_some(epoch);
+    if (epoch % 10 == 0) write_some(random() % kPages);
+    take(tracker.collect_written_lately());
+    const bool all = expected.empty();
+    EXPECT_EQ(tracker.nothing_elsewhere(), all);
+    if (all) continue;
+    ++elsewhere;
+    take(tracker.collect_written());
+    EXPECT_THAT(expected, IsEmpty());
+  }
+  EXPECT_GT(elsewhere, 10);
+  EXPECT_LT(elsewhere, 1000);
+}
+
 TEST_P(TrackerTest, FirstCollectReturnsEverything) {
   const auto block = ram();
   write(5);

@@ -112,6 +112,29 @@ class Bench:
         finally:
             guest.remove()
 
+    def scan_growth(self, options):
+        """Pauses of 8 GiB against 0.5 GiB, all of it touched, when the guest writes to the same 64 MiB."""
+        pauses, cpu = [], []
+        for ram_mib in (512, 8192):
+            guest = self.guest(ram_mib, 64, "touched").start()
+            try:
+                self.engine.attach(guest.name)
+                self.engine.create(guest.name)
+                guest.ask(f"rate {int(options.pages / EPOCH_S)}")
+                before = self.worker_ms(guest)
+                made, _ = self.epochs(guest, options.epochs)
+                cpu.append((self.worker_ms(guest) - before) / options.epochs)
+                pauses.append(p([number(c, "pause_us") / 1000 for c in made], 50))
+            finally:
+                guest.remove()
+        line("checkpoint.scan_growth", pauses[1], "ms", pauses[0])
+        line("checkpoint.scan_growth.cpu_ms", cpu[1], "ms", cpu[0])
+
+    def worker_ms(self, guest):
+        """Processor time of the guest's worker so far."""
+        stat = pathlib.Path(f"/proc/{self.engine.status(guest.name)['worker_pid']}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")
+
     def work_per_s(self, guest, seconds):
         def count():
             return int(guest.ask("count", port=7001)), time.perf_counter()
@@ -227,6 +250,7 @@ def report(bench, options):
     run.close()
 
     bench.growth(options)
+    bench.scan_growth(options)
     bench.slowdown(options)
 
 
@@ -237,7 +261,7 @@ def main():
     parser.add_argument("--pages", type=int, default=1000, help="pages rewritten an epoch (1000)")
     parser.add_argument("--seconds", type=float, default=6, help="of a guest's work, with and without checkpoints (6)")
     parser.add_argument("--turns", type=int, default=4, help="of both (4)")
-    parser.add_argument("--only", choices=["slowdown", "growth"], help="this part alone")
+    parser.add_argument("--only", choices=["slowdown", "growth", "scan_growth"], help="this part alone")
     options = parser.parse_args()
     with real_host() as (host, images, folder):
         bench = Bench(host, images, folder)

@@ -93,7 +93,7 @@ class Run:
 
 def test_a_working_guest_forty_times_a_second(make_guest, engine, host):
     print(f"MHV_SEED={SEED} MHV_EPOCHS={EPOCHS}")
-    guest = make_guest("lean", mib=48)
+    guest = make_guest("lean", mib=48, ram_mib=320)
     run = Run(guest, engine, host)
     guest.set("number", 0)
     run.attach()

@@ -69,10 +69,10 @@ def check_restores(storm, known):
 
 
 @pytest.mark.storm
-@pytest.mark.parametrize("kind", ["memfd", "anon"])
-def test_storm(make_guest, engine, host, kind):
+@pytest.mark.parametrize(("kind", "ram_mib"), [("memfd", 128), ("anon", 128), ("memfd", 320)], ids=["memfd", "anon", "large"])
+def test_storm(make_guest, engine, host, kind, ram_mib):
     print(f"MHV_SEED={SEED} MHV_KILLS={KILLS}")
-    guest = make_guest(kind, mib=48)
+    guest = make_guest(kind, mib=48, ram_mib=ram_mib)
     engine.attach(guest.name)
     storm = Storm(host, engine, guest)
     boot = guest.status()["boot"]

@@ -17,6 +17,9 @@ namespace {
 constexpr std::uint32_t kStagedPagesMax = 16384;
 // Fewer than this are not worth a copy before the pause.
 constexpr std::uint32_t kCopyBeforePauseMin = 32;
+// A pause looks at all memory of a guest of 256 MiB; of a larger one only where it was written lately, which may have to be
+// done again.
+constexpr std::uint32_t kLookedAtPagesMax = 1u << 16;
 constexpr int kStreamRoundsMax = 5;
 constexpr std::uint32_t kStreamRunPages = 256;
 
@@ -77,9 +80,14 @@ void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, cons
   todo.clear();
 }
 
-void Checkpointer::copy_at_rest(PageSet& todo, Paused& out) {
+// `lately`: what else was written while it was at rest, or just before, is not looked for.
+void Checkpointer::copy_at_rest(PageSet& todo, bool lately, Paused& out) {
   guest::DeviceSaver::Save save(guest_.saver);
-  lineage_.gather_written(guest_.tracker, &todo);
+  if (lately) {
+    lineage_.gather_written_lately(guest_.tracker, &todo);
+  } else {
+    lineage_.gather_written(guest_.tracker, &todo);
+  }
   staging_.copy(guest_.ram, todo);
   out.at_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   out.device_state = save.finish();
@@ -87,22 +95,23 @@ void Checkpointer::copy_at_rest(PageSet& todo, Paused& out) {
 
 void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out) {
   Pause pause(guest_.machine, state_);
-  copy_at_rest(todo, out);
+  copy_at_rest(todo, false, out);
   disks.take_stopped();
   pause.resume();
   out.pause_us += pause.microseconds();
 }
 
-// The disks' point is proved when the guest runs again. Where it was written in between, this moment is given up for a
-// later one; the last of them has its point taken while the guest is stopped.
+// The disks' point, and that memory was written only where the pause looked, is proved when the guest runs again. Where it was
+// not so, this moment is given up for a later one, that is looked at whole; the last one has the disks' point taken in the pause.
 Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
   guest_.saver.prepare();
   Paused out;
-  while (disks.prepare()) {
+  for (bool lately = guest_.ram.pages() > kLookedAtPagesMax; disks.prepare(); lately = false) {
     const auto from = std::chrono::steady_clock::now();
-    copy_at_rest(todo, out);
+    copy_at_rest(todo, lately, out);
     out.pause_us += microseconds_since(from);
-    if (disks.held()) return out;
+    const bool all = !lately || guest_.tracker.nothing_elsewhere();
+    if (disks.held() && all) return out;
     todo.clear();
   }
   copy_with_disks(todo, disks, out);

@@ -43,7 +43,7 @@ class Checkpointer {
     std::int64_t at_ns = 0;
     std::uint64_t pause_us = 0;
   };
-  void copy_at_rest(PageSet& todo, Paused& out);
+  void copy_at_rest(PageSet& todo, bool lately, Paused& out);
   void copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out);
   Paused pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks);
 

@@ -44,6 +44,9 @@ class Lineage {
   // Only what was written: what the guest gave back in the meantime, and so has no content, comes with the next gather().
   void gather_written(guest::Tracker& tracker, PageSet* also) { add(tracker.collect_written(), also); }
 
+  // Only what was written where anything was lately: all of it if tracker.nothing_elsewhere() afterwards.
+  void gather_written_lately(guest::Tracker& tracker, PageSet* also) { add(tracker.collect_written_lately(), also); }
+
   // Nothing is known until the next saved().
   void lose() {
     state_.forget_base();
