@@ -13,7 +13,8 @@ import lab
 EPOCHS = int(os.environ.get("MHV_EPOCHS", "400"))
 SEED = int(os.environ.get("MHV_SEED", str(int(time.time()))))
 BETWEEN = 60  # epochs between two strikes
-KEEP = 400
+KEEP = 1000
+USED = 200  # of the newest are restored: the others are for what is taken meanwhile, 20 s at full rate
 
 
 class Run:
@@ -43,10 +44,10 @@ class Run:
         lab.wait_until(f"{wanted} checkpoints", passed, 120)
 
     def history(self):
-        """The checkpoints that led to now, oldest first; at most as many as are not thinned out before they are restored."""
+        """The newest checkpoints that led to now, oldest first."""
         listed = {c["id"]: c for c in self.engine.list(self.guest.name)}
         found = [next(c for c in listed.values() if c.get("current"))]
-        while len(found) < KEEP // 2 and found[-1].get("parent"):
+        while len(found) < USED and found[-1].get("parent"):
             found.append(listed[found[-1]["parent"]])
         return found[::-1]
 
