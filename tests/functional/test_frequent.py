@@ -13,8 +13,8 @@ import lab
 EPOCHS = int(os.environ.get("MHV_EPOCHS", "400"))
 SEED = int(os.environ.get("MHV_SEED", str(int(time.time()))))
 BETWEEN = 60  # epochs between two strikes
-KEEP = 1000
-USED = 200  # of the newest are restored: the others are for what is taken meanwhile, 20 s at full rate
+KEEP = 800  # one list has up to 1,000
+NEWEST = 200  # are restored from: the others leave room for what is taken meanwhile, 15 s at full rate
 
 
 class Run:
@@ -44,11 +44,12 @@ class Run:
         lab.wait_until(f"{wanted} checkpoints", passed, 120)
 
     def history(self):
-        """The newest checkpoints that led to now, oldest first."""
-        listed = {c["id"]: c for c in self.engine.list(self.guest.name)}
-        found = [next(c for c in listed.values() if c.get("current"))]
-        while len(found) < USED and found[-1].get("parent"):
-            found.append(listed[found[-1]["parent"]])
+        """The checkpoints that led to now, oldest first, as far as they are among the newest."""
+        listed = self.engine.list(self.guest.name)
+        newest = {c["id"]: c for c in listed[-NEWEST:]}
+        found = [next(c for c in listed if c.get("current"))]
+        while found[-1].get("parent") in newest:
+            found.append(newest[found[-1]["parent"]])
         return found[::-1]
 
     def strike(self, victim):
