@@ -1,5 +1,6 @@
 #include "checkpoint/rollback.h"
 
+#include <emmintrin.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -16,6 +17,16 @@ namespace {
 
 constexpr std::uint32_t kFetchedPagesMax = 32768;  // 128 MiB held in memory; the rest is read inside the pause
 constexpr std::uint32_t kRunPages = 256;
+constexpr std::uint32_t kFetchedAtOncePages = 4096;
+
+// Past the caches: nobody reads the page soon, and what is not in a cache need not be read before it is written over, which is
+// half of the time. `from`: nullptr for zeros. Both are aligned to 16 bytes.
+void put_page(std::byte* to, const std::byte* from) {
+  auto* const out = reinterpret_cast<__m128i*>(to);
+  const auto* const in = reinterpret_cast<const __m128i*>(from);
+  for (std::size_t i = 0; i < kPageSize / sizeof(__m128i); ++i)
+    _mm_stream_si128(out + i, in == nullptr ? _mm_setzero_si128() : _mm_load_si128(in + i));
+}
 
 }  // namespace
 
@@ -98,13 +109,21 @@ PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
 
 void Rollback::fetch(const PageSet& pages) {
   staging_.clear();
+  std::vector<store::PageRead> reads;
+  const auto read = [&] {
+    store_.read_many(reads);
+    reads.clear();
+  };
   std::uint32_t left = kFetchedPagesMax;
   pages.for_each_range(1, [&](PageRange range) {
     if (left == 0) return;
     --left;
-    if (!target_[range.first.value].is_zero_page()) store_.read(target_[range.first.value], staging_.add(range.first));
+    if (const store::PageKey& key = target_[range.first.value]; !key.is_zero_page())
+      reads.push_back({key, staging_.add(range.first).data()});
     if (mapping_.populate(range)) ready_.add(range.first);
+    if (reads.size() == kFetchedAtOncePages) read();
   });
+  read();
 }
 
 // Pages of one block that follow one another, none of them ready_: in one call.
@@ -128,13 +147,7 @@ std::uint64_t Rollback::put_back(const PageSet& pages) {
     const std::uint32_t end = range.first.value + range.count;
     for (std::uint32_t at = range.first.value; at < end;) {
       if (ready_.contains(PageNo{at})) {
-        const std::byte* staged = staging_.find(PageNo{at});
-        std::byte* const to = mapping_.at(PageNo{at});
-        if (staged == nullptr) {
-          std::memset(to, 0, kPageSize);
-        } else {
-          std::memcpy(to, staged, kPageSize);
-        }
+        put_page(mapping_.at(PageNo{at}), staging_.find(PageNo{at}));
         ++at;
         continue;
       }
@@ -146,6 +159,7 @@ std::uint64_t Rollback::put_back(const PageSet& pages) {
       at += count;
     }
   });
+  _mm_sfence();  // before QEMU is told to go on
   return pages.count();
 }
 
