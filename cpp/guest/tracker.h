@@ -10,9 +10,9 @@
 //
 // Memory that was never touched gets no page tables and no markers: a scan costs what was touched, not what the guest
 // could touch. A guest writes to the same regions for a while: a scan of those alone, and a look at all the others when
-// the guest runs again, take the pause no longer on a guest with more memory. On a host that swaps, a page of shared memory may be written and lose its entry between two looks, and an
-// unmapped page proves nothing: there, "written" includes all that has no wp bit, with or without an entry, and every page
-// gets a marker (8 bytes).
+// the guest runs again, take the pause no longer on a guest with more memory. On a host that swaps, a page of shared memory may be written
+// and lose its entry between two looks, and an unmapped page proves nothing: there, "written" includes all that has no wp bit, with or
+// without an entry, and every page gets a marker (8 bytes).
 //
 // LIMIT: a page of shared memory that is punched and then only read (never written) between two collect() calls looks
 // protected, and so does one that QEMU did not map when it was punched. Both need a guest that gave the page back through
