@@ -22,7 +22,7 @@ unsigned rounds() {
 // One store and what it has to hold, driven by random numbers.
 class History {
  public:
-  explicit History(unsigned seed) : random_(seed), options_{files_, (2 + seed % 6) * kPageSize} { open(); }
+  History(unsigned seed, Sealing sealing) : random_(seed), options_(of_kind(sealing, {files_, (2 + seed % 6) * kPageSize})) { open(); }
 
   void step() {
     switch (random_() % 16) {
@@ -131,10 +131,13 @@ class History {
   std::vector<std::string> removing_;
 };
 
-TEST(StoreProof, RandomHistories) {
+class StoreProof : public EitherKind {};
+MHV_EITHER_KIND(StoreProof);
+
+TEST_P(StoreProof, RandomHistories) {
   for (unsigned seed = 1; seed <= rounds(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    History history(seed);
+    History history(seed, GetParam());
     for (int step = 0; step < 80 && !testing::Test::HasFailure(); ++step) {
       SCOPED_TRACE("step " + std::to_string(step));
       history.step();
@@ -145,8 +148,8 @@ TEST(StoreProof, RandomHistories) {
 }
 
 // A small store with everything in it: whole pages, deltas and their base, a hidden link, a second segment.
-void make_sample(const std::string& folder, Model& model) {
-  auto store = Store::open(folder, {nullptr, kPageSize});
+void make_sample(const std::string& folder, Sealing sealing, Model& model) {
+  auto store = Store::open(folder, of_kind(sealing, {nullptr, kPageSize}));
   model.commit(*store, 1, 0, {{0, 2001}, {1, 2}, {2, 4}, {3, 6}}, 300);
   model.commit(*store, 2, 1, {{0, 1'000'003}, {4, 8}}, 300);
   model.commit(*store, 3, 2, {{0, 1'000'004}, {1, 10}}, 0);
@@ -175,10 +178,10 @@ bool reads(const Store& store, const std::string& id, const Model::Known& known)
   }
 }
 
-void check_altered(const std::string& folder, const Model& model, bool derived, bool repair) {
+void check_altered(const std::string& folder, Sealing sealing, const Model& model, bool derived, bool repair) {
   std::unique_ptr<Store> store;
   try {
-    store = Store::open(folder);
+    store = Store::open(folder, of_kind(sealing));
   } catch (const Error& error) {
     EXPECT_TRUE(error.code() == Code::kCorrupt || error.code() == Code::kVersion) << error.what();
     EXPECT_FALSE(error.hint().empty());
@@ -199,7 +202,7 @@ void check_altered(const std::string& folder, const Model& model, bool derived, 
   EXPECT_EQ(repaired.kept + damaged, model.all().size());
   EXPECT_EQ(store->check(nullptr).problems, std::vector<std::string>{});
   store.reset();
-  store = Store::open(folder);
+  store = Store::open(folder, of_kind(sealing));
   EXPECT_EQ(store->check(nullptr).problems, std::vector<std::string>{});
   for (const auto& [id, known] : model.all()) {
     if (store->contains(id)) {
@@ -214,10 +217,10 @@ void check_altered(const std::string& folder, const Model& model, bool derived, 
   EXPECT_TRUE(reads(*store, uuid(99), again.at(99)));
 }
 
-TEST(StoreProof, EveryBitIsGuarded) {
+TEST_P(StoreProof, EveryBitIsGuarded) {
   TempFolder sample_folder;
   Model model;
-  make_sample(sample_folder.path(), model);
+  make_sample(sample_folder.path(), GetParam(), model);
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(sample_folder.path())) {
     if (entry.is_regular_file() && entry.path().filename() != "lock") files.push_back(entry.path());
@@ -236,7 +239,7 @@ TEST(StoreProof, EveryBitIsGuarded) {
       std::string altered = whole;
       altered[bit / 8] ^= static_cast<char>(1 << bit % 8);
       std::ofstream(copy.path() + "/" + std::filesystem::relative(file, sample_folder.path()).string(), std::ios::binary) << altered;
-      check_altered(copy.path(), model, file.extension() == ".idx", ++flips % 3 == 0);
+      check_altered(copy.path(), GetParam(), model, file.extension() == ".idx", ++flips % 3 == 0);
       if (testing::Test::HasFailure()) return;
     }
   }
