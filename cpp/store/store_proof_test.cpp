@@ -9,6 +9,7 @@
 #include <set>
 
 #include "store/faulty_files.h"
+#include "store/format.h"
 #include "store/store_testing.h"
 
 namespace mhv::store {
@@ -19,10 +20,42 @@ unsigned rounds() {
   return text == nullptr ? 25 : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
 }
 
+// Looks at every record on its way to the disk: what stands in the clear says under which key and nonce it was sealed.
+class SealWatch : public FaultyFiles {
+ public:
+  void write(const Fd& file, std::span<const std::byte> data, std::uint64_t offset, const std::string& path) override {
+    if (path.ends_with(".seg")) look(file, data, offset);
+    FaultyFiles::write(file, data, offset, path);
+  }
+  std::size_t seals() const { return seals_.size(); }
+
+ private:
+  void look(const Fd& file, std::span<const std::byte> data, std::uint64_t offset) {
+    std::vector<std::byte> head(sizeof(SegmentHeader));
+    if (offset == 0) {
+      std::copy_n(data.begin(), head.size(), head.begin());
+    } else {
+      pread_all(file.get(), head, 0, "segment");
+    }
+    const std::uint64_t skip = offset == 0 ? head.size() : 0;
+    const auto damaged = scan_records(data.subspan(skip), 0, data.size() - skip, [&](const Record& record, std::uint64_t at) {
+      EXPECT_TRUE(record.sealed);
+      const auto [known, first] = seals_.try_emplace({secret_in(head), offset + skip + at}, record.checksum);
+      EXPECT_TRUE(first || known->second == record.checksum) << "an offset is sealed twice";
+    });
+    EXPECT_EQ(damaged, 0u);
+  }
+
+  std::map<std::pair<Secret, std::uint64_t>, std::uint64_t> seals_;  // salt and offset -> checksum of what was sealed
+};
+
 // One store and what it has to hold, driven by random numbers.
 class History {
  public:
-  History(unsigned seed, Sealing sealing) : random_(seed), options_(of_kind(sealing, {files_, (2 + seed % 6) * kPageSize})) { open(); }
+  History(unsigned seed, Sealing sealing, std::shared_ptr<FaultyFiles> files = std::make_shared<FaultyFiles>())
+      : random_(seed), files_(std::move(files)), options_(of_kind(sealing, {files_, (2 + seed % 6) * kPageSize})) {
+    open();
+  }
 
   void step() {
     switch (random_() % 16) {
@@ -123,7 +156,7 @@ class History {
 
   TempFolder temp_;
   std::mt19937 random_;
-  std::shared_ptr<FaultyFiles> files_ = std::make_shared<FaultyFiles>();
+  const std::shared_ptr<FaultyFiles> files_;
   const StoreOptions options_;
   Model model_;
   std::unique_ptr<Store> store_;
@@ -131,10 +164,10 @@ class History {
   std::vector<std::string> removing_;
 };
 
-class StoreProof : public EitherKind {};
-MHV_EITHER_KIND(StoreProof);
+class StoreProofs : public EitherKind {};
+MHV_EITHER_KIND(StoreProofs);
 
-TEST_P(StoreProof, RandomHistories) {
+TEST_P(StoreProofs, RandomHistories) {
   for (unsigned seed = 1; seed <= rounds(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     History history(seed, GetParam());
@@ -145,6 +178,20 @@ TEST_P(StoreProof, RandomHistories) {
     if (!testing::Test::HasFailure()) history.finish();
     if (testing::Test::HasFailure()) return;
   }
+}
+
+// Over opens, writers that give up, ends of the process, full disks and losses of power.
+TEST(StoreProof, NoOffsetIsSealedTwice) {
+  std::size_t seals = 0;
+  for (unsigned seed = 1; seed <= rounds(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    const auto watch = std::make_shared<SealWatch>();
+    History history(seed, Sealing::kEncrypted, watch);
+    for (int step = 0; step < 80 && !testing::Test::HasFailure(); ++step) history.step();
+    seals += watch->seals();
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(seals, 100 * rounds());
 }
 
 // A small store with everything in it: whole pages, deltas and their base, a hidden link, a second segment.
@@ -217,7 +264,7 @@ void check_altered(const std::string& folder, Sealing sealing, const Model& mode
   EXPECT_TRUE(reads(*store, uuid(99), again.at(99)));
 }
 
-TEST_P(StoreProof, EveryBitIsGuarded) {
+TEST_P(StoreProofs, EveryBitIsGuarded) {
   TempFolder sample_folder;
   Model model;
   make_sample(sample_folder.path(), GetParam(), model);
