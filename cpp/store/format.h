@@ -28,7 +28,7 @@
 // checksums, each with the former as its seed: an older batch that was cut off and partly written over does not pass for whole.
 // All of them are of what stands on the disk, so damage is found without any key.
 //
-// Everything here is pure: bytes in, values out, Error (kCorrupt, kVersion) on anything else.
+// Everything here is pure, but for the nonce of a sealed CATALOG: bytes in, values out, Error (kCorrupt, kVersion) on anything else.
 #pragma once
 
 #include <bit>

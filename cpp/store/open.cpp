@@ -16,6 +16,7 @@ Store::Impl::Impl(const std::string& store_folder, const StoreOptions& options)
     : folder(store_folder),
       files(options.files ? options.files : std::make_shared<FileOps>()),
       guest_key(options.key),
+      refuse_plain(options.refuse_plain),
       segments(store_folder, *files, std::min(options.segment_bytes, kSegmentBytesMax)) {}
 
 // Both are derived: without them the next open() reads more of the log.
@@ -83,7 +84,11 @@ void Store::Impl::check_format() {
 }
 
 void Store::Impl::use_key(const FormatLine& format) {
-  if (!format.sealed) return;
+  if (!format.sealed) {
+    if (!refuse_plain) return;
+    throw Error(Code::kPermission, "the store is not encrypted, and mhvd was told to refuse such",
+                "delete the guest's checkpoints, or take refuse-plain-stores out of mhvd.conf and restart mhvd");
+  }
   if (!guest_key) {
     throw Error(Code::kPermission, "the store is encrypted, and no key was given",
                 "set store-key-file in mhvd.conf to the key that it was made with, and restart mhvd");

@@ -125,11 +125,12 @@ class Writer {
 
 // `files`, for tests: how the store changes its folder (nullptr: plainly). `segment_bytes`: how long a segment gets. `key`, of this
 // guest: a store that is made now is encrypted with it (store/sealing.h), one that was encrypted is opened with it, and one that was
-// not stays as it is.
+// not stays as it is, or is refused when `refuse_plain`: whoever can write to the disk could have put it there.
 struct StoreOptions {
   std::shared_ptr<FileOps> files;
   std::uint64_t segment_bytes = 32u << 20;
   std::optional<keys::Key> key = std::nullopt;
+  bool refuse_plain = false;
 };
 
 // Thread-safe for readers beside one writer. One process at a time: open() takes a lock on the folder.

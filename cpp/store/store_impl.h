@@ -91,7 +91,8 @@ struct Store::Impl {
   const std::string folder;
   const std::shared_ptr<FileOps> files;
   std::optional<keys::Key> guest_key;  // until the store is open
-  std::optional<StoreSeals> seals;     // of an encrypted store, from check_format() on
+  const bool refuse_plain;
+  std::optional<StoreSeals> seals;  // of an encrypted store, from check_format() on
   Fd lock;
   std::atomic_flag writing;
   std::optional<PageNamer> name;

@@ -172,6 +172,13 @@ TEST(Sealing, AStoreThatWasNotEncryptedStaysSo) {
   }
   EXPECT_EQ(FaultyFiles::read_all(temp.path() + "/FORMAT"), format);
   model.check(*Store::open(temp.path()));
+  StoreOptions strict = kSealed;
+  strict.refuse_plain = true;
+  const Error refused = error_of([&] { Store::open(temp.path(), strict); });
+  EXPECT_EQ(refused.code(), Code::kPermission);
+  EXPECT_THAT(refused.hint(), HasSubstr("refuse-plain-stores"));
+  TempFolder another;
+  EXPECT_TRUE(Store::open(another.path(), strict)->encrypted());
 }
 
 // What the segments of a store hold, to be altered by somebody who knows the format but not the key.
