@@ -14,9 +14,11 @@ namespace {
 
 constexpr std::size_t kKeyBytes = sizeof(keys::Key::bytes);
 
+// Never for a file that is there: it may be the only copy of a key.
 std::string make_hint(const std::string& path) {
   return "make one: openssl rand -out " + path + " 32; chmod 0400 " + path + "; chown nova-mhv " + path + " (the user of mhvd)";
 }
+constexpr const char* kOtherFileHint = "name the file that the key is in; a new key is made by: openssl rand -out FILE 32; chmod 0400 FILE";
 
 bool from_hex(std::string_view text, keys::Key& out) {
   if (text.size() != 2 * kKeyBytes + 1 || text.back() != '\n') return false;
@@ -31,7 +33,7 @@ bool from_hex(std::string_view text, keys::Key& out) {
 void check_file(int fd, const std::string& path) {
   struct stat about;
   if (::fstat(fd, &about) != 0) throw_errno("cannot look at the key file " + path);
-  if (!S_ISREG(about.st_mode)) throw Error(Code::kInvalid, "the key file " + path + " is no regular file", make_hint(path));
+  if (!S_ISREG(about.st_mode)) throw Error(Code::kInvalid, "the key file " + path + " is no regular file", kOtherFileHint);
   if (about.st_uid != 0 && about.st_uid != ::geteuid()) {
     throw Error(Code::kPermission,
                 "the key file " + path + " belongs to user " + std::to_string(about.st_uid) + ", who can change and read it",
@@ -50,7 +52,9 @@ keys::Key read_store_key(const std::string& path) {
   try {
     file = Fd::open(path, O_RDONLY | O_NONBLOCK);  // of a pipe, too, it is told what is wrong with it
   } catch (const Error& error) {
-    throw Error(error.code(), std::string("cannot read the key file: ") + error.what(), make_hint(path));
+    const std::string hint =
+        error.code() == Code::kNotFound ? make_hint(path) : "chown it to the user of mhvd (nova-mhv), which has to reach its folder, too";
+    throw Error(error.code(), std::string("cannot read the key file: ") + error.what(), hint);
   }
   check_file(file.get(), path);
   char text[2 * kKeyBytes + 2];  // one more than any that is right
@@ -63,7 +67,7 @@ keys::Key read_store_key(const std::string& path) {
   keys::wipe(text);
   if (!good) {
     throw Error(Code::kInvalid, "the key file " + path + " holds neither 32 bytes nor 64 hexadecimal digits with the end of a line",
-                make_hint(path));
+                kOtherFileHint);
   }
   return key;
 }

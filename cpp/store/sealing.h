@@ -1,9 +1,9 @@
 // Encryption at rest: the keys of one store, and what is sealed with them.
 //
-//   guest's key --+ salt of the store (FORMAT) --> store's key --+-- "check"                told in FORMAT: a wrong key is known at once
-//                                                                +-- "catalog"              CATALOG
-//                                                                +-- "segment N" + its salt  the records of segment N
-//                                                                +-- "names", "names' cover"  names of contents (page_namer.h)
+//   guest's key -- salt of the store (FORMAT) --> store's key --+-- "check"                  told in FORMAT: a wrong key is known at once
+//                                                               +-- "catalog"                CATALOG
+//                                                               +-- "segment N" -- its salt  the records of segment N
+//                                                               +-- "names", "names' cover"  names of contents (page_namer.h)
 //   Each arrow is HKDF-SHA256 (keys/key.h). A salt is 16 random bytes that stand in the clear.
 //
 // To seal is to encipher and authenticate with AES-256-GCM: the tag of 16 bytes stands behind the ciphertext.
@@ -16,15 +16,15 @@
 //
 // INVARIANT: under the key of a segment, an offset is sealed once. A segment's salt is drawn when its file is begun, records are only ever
 // put behind one another, and nothing is appended to a segment that another process began or of which anything was cut off
-// (store/segments.h keeps this; store_sealing_test.cpp looks at everything that is written).
+// (store/segments.h keeps this; store_proof_test.cpp looks at everything that is written).
 //
 // CATALOG is written about once a segment: 2^32 random nonces, after which their repetition has to be thought of, are never used up.
 // A record that was moved to another place, another segment, or the segment of another store or guest does not open, and neither does
 // one whose header says something else: kind, name of a page, number of a frame. So what opens is what was written there.
 //
-// What it does not do: sizes, counts, times of change and whether two records have one name can be seen; an older copy of the
-// whole folder, or a log that lacks its end, passes for what it was. A machine whose memory is put back to an earlier moment (a
-// snapshot of a virtual host) may use a nonce again, which two copies of the disk then show.
+// What it does not do: sizes, counts, times of change, encodings, what is a patch of what and whether two records have one name can be
+// seen; an older copy of the whole folder, or a log that lacks its end, passes for what it was. A machine whose memory is put back
+// to an earlier moment (a snapshot of a virtual host) may use a nonce again, which two copies of the disk then show.
 #pragma once
 
 #include <memory>

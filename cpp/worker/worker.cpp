@@ -25,8 +25,8 @@ std::unique_ptr<store::Store> open_store(const protocol::WorkerStart& start) {
     try {
       auto store = store::Store::open(start.store_path(), options);
       if (options.key && !store->encrypted()) {
-        spdlog::warn("guest {} ({}): its checkpoints are not encrypted: they were made before there was a key", start.name(),
-                     start.guest());
+        spdlog::warn("guest {} ({}): its store is not encrypted, though there is a key: it is older, or somebody put it there",
+                     start.name(), start.guest());
       }
       return store;
     } catch (const Error& error) {

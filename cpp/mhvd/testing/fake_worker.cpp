@@ -4,8 +4,9 @@
 //                     anything else  one progress, then a checkpoint of that name
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
 //                     of another is done, in place unless mhvd says that the process is new
-// A guest named "broken" cannot be served: kVersion, and the end, with the digits of the key that mhvd gave as its message. The message of an attached guest is "new" or "again",
-// by what mhvd said of the userfaultfd, with "memory, " before it when mhvd handed over the memory first.
+// A guest named "broken" cannot be served: kVersion, with the digits of the key that mhvd gave as its message, and the end.
+// The message of an attached guest is "new" or "again", by what mhvd said of the userfaultfd, with "memory, " before it when mhvd
+// handed over the memory first.
 #include <unistd.h>
 
 #include <cstdio>
