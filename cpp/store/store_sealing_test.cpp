@@ -339,6 +339,23 @@ TEST_F(Forged, SegmentsThatWereSwapped) {
   expect_noticed("a segment of another store");
 }
 
+// Where the log is all there is, a frame that was altered does not count, and that is told.
+TEST_F(Forged, AFrame) {
+  const std::vector<Found> frames = of(Kind::kFrame);
+  ASSERT_EQ(frames.size(), 3u);
+  for (const Found& frame : frames) {
+    std::string payload = frame.payload;
+    payload[3] ^= 1;
+    put(frame, frame.header, payload);
+    std::filesystem::remove(temp_.path() + "/CATALOG");
+    const auto store = Store::open(temp_.path(), kSealed);
+    EXPECT_THAT(store->check(nullptr).problems, testing::Contains(HasSubstr("was altered")));
+    EXPECT_LT(store->count(), 3u);
+    for (const CheckpointInfo& info : store->list()) Model::check_checkpoint(*store, info.id, model_.all().at(info.id));
+    restore(whole_);
+  }
+}
+
 TEST_F(Forged, ACatalog) {
   const std::string path = temp_.path() + "/CATALOG";
   std::string text = whole_.at(path);
