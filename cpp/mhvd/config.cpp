@@ -26,11 +26,17 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--libvirt-run-dir", config.libvirt_run_dir, "where libvirt keeps qemu/NAME.pid")->capture_default_str();
   app.add_option("--worker", config.worker, "the mhv-worker program; default: beside mhvd");
   app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
+  app.add_option("--store-key-file", config.store_key_file,
+                 "32 random bytes: checkpoints of guests that have none yet are encrypted with it; made by: openssl rand -out FILE 32");
+  app.add_flag("--refuse-plain-stores", config.refuse_plain_stores, "with a key: do not open checkpoints that are not encrypted");
   app.add_option("--log-level", config.log_level, "how much goes to standard error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error"}))
       ->capture_default_str();
   try {
     app.parse(argc, argv);
+    if (config.refuse_plain_stores && config.store_key_file.empty()) {
+      throw CLI::ValidationError("--refuse-plain-stores", "needs --store-key-file");
+    }
     if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
     out.run = true;
   } catch (const CLI::ParseError& error) {

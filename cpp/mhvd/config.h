@@ -1,7 +1,10 @@
 // What mhvd was told on its command line and in its configuration file.
 #pragma once
 
+#include <optional>
 #include <string>
+
+#include "keys/key.h"
 
 namespace mhv::mhvd {
 
@@ -13,6 +16,9 @@ struct Config {
   std::string worker;  // program; "": mhv-worker beside this one
   std::string user = "nova-mhv";
   std::string log_level = "info";
+  std::string store_key_file;  // "": stores are not encrypted
+  bool refuse_plain_stores = false;
+  std::optional<keys::Key> store_key;  // what is in that file, once it was read
 
   std::string socket_path() const { return run_dir + "/mhvd.sock"; }
   std::string broker_path() const { return run_dir + "/broker.sock"; }

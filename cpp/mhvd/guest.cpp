@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "mhvd/guest_conf.h"
+#include "mhvd/store_key.h"
 
 namespace mhv::mhvd {
 
@@ -172,12 +173,18 @@ void Guest::start_worker() {
       start.set_name(conf_.name());
       start.set_store_path(config_.guest_dir(uuid_));
       *start.mutable_options() = conf_.options();
+      if (config_.store_key) {
+        const keys::Key key = guest_store_key(*config_.store_key, uuid_);
+        start.set_store_key(key.bytes.data(), key.bytes.size());
+      }
+      start.set_refuse_plain_store(config_.refuse_plain_stores);
       worker_options_ = conf_.options();
       worker_failure_.reset();
       if (stopping_) return;
       worker_ = worker;
     }
     worker->send(command, fds);
+    keys::wipe(*command.mutable_start()->mutable_store_key());
     spdlog::info("guest {}: worker {} started", label(), worker->pid());
   } catch (const Error& error) {
     respawn_at_ = Clock::now() + respawn_delay_;

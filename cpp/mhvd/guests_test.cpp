@@ -2,6 +2,7 @@
 #include "mhvd/guests.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -11,6 +12,7 @@
 #include <filesystem>
 
 #include "mhvd/guest_conf.h"
+#include "mhvd/store_key.h"
 #include "mhvd/uffd_record.h"
 
 namespace mhv::mhvd {
@@ -271,6 +273,39 @@ TEST_F(GuestsTest, SaysWhyAWorkerCannotServe) {
     FAIL();
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), Code::kVersion);
+    EXPECT_STREQ(error.what(), "");  // no key
+  }
+}
+
+// A store of another version, of another key, or without its FORMAT.
+TEST_F(GuestsTest, ForgetsAStoreThatNobodyCanOpen) {
+  const FakeQemu qemu;
+  host_.domain.name = "broken";
+  host_.set_process(qemu.id());
+  protocol::GuestConf conf;
+  conf.set_uuid(kUuid);
+  conf.set_name("broken");
+  conf.mutable_options()->add_services("checkpoint");
+  save_guest_conf(config_.guest_dir(kUuid), conf);
+  restart();
+  protocol::Request request;
+  request.mutable_forget()->set_guest("broken");
+  ask(request);
+  EXPECT_FALSE(std::filesystem::exists(config_.guest_dir(kUuid)));
+}
+
+TEST_F(GuestsTest, GivesAWorkerTheKeyOfItsGuestAlone) {
+  const FakeQemu qemu;
+  config_.store_key.emplace(std::string(32, 'h'));
+  host_.domain.name = "broken";
+  host_.set_process(qemu.id());
+  try {
+    attach("broken");
+    FAIL();
+  } catch (const Error& error) {
+    std::string expected;
+    for (const std::uint8_t byte : guest_store_key(*config_.store_key, kUuid).bytes) expected += fmt::format("{:02x}", byte);
+    EXPECT_EQ(error.what(), expected);
   }
 }
 

@@ -17,6 +17,7 @@
 #include "mhvd/request_check.h"
 #include "mhvd/selftest.h"
 #include "mhvd/server.h"
+#include "mhvd/store_key.h"
 
 namespace {
 
@@ -41,9 +42,13 @@ class Listeners {
   Guests* guests_ = nullptr;
 };
 
-int serve(const Config& config) {
+int serve(Config config) {
   block_signals();
   settle_in(config);
+  if (!config.store_key_file.empty()) {
+    config.store_key = read_store_key(config.store_key_file);
+    spdlog::info("new stores of checkpoints are encrypted with the key in {}", config.store_key_file);
+  }
   const Fd lock = take_instance_lock(config.lock_path());
   BrokerClient broker(config.broker_path());
   if (!broker.ping()) spdlog::warn("mhv-broker does not answer on {}; guests are attached once it does", config.broker_path());

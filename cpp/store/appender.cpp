@@ -2,6 +2,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "store/random.h"
 #include "store/segments.h"
 
 namespace mhv::store {
@@ -20,6 +21,8 @@ Appender::Appender(Segments& segments) : segments_(segments) { segments_.finish_
 
 Appender::~Appender() {
   if (published_) return;
+  // These offsets of it were sealed. What follows goes to a new segment, and so under a new key.
+  if (segments_.seals_ != nullptr && !parts_.empty() && !parts_.front().created) segments_.close_last();
   for (auto part = parts_.rbegin(); part != parts_.rend(); ++part) {
     part->file.close();
     segments_.cut(part->number, part->created ? 0 : part->from);
@@ -32,6 +35,7 @@ void Appender::begin_segment() {
   if (parts_.empty() && segments_.appendable_ && end.offset < segments_.roll_bytes_) {
     part.number = end.segment;
     part.identity = segments_.segments_.at(end.segment).identity;
+    part.seal = segments_.segments_.at(end.segment).seal;
     part.from = part.to = end.offset;
     part.path = segments_.segment_path(part.number);
     part.file = segments_.files_.open_to_write(part.path);
@@ -45,7 +49,9 @@ void Appender::begin_segment() {
   part.identity = random_identity();
   part.created = true;
   part.path = segments_.segment_path(part.number);
-  buffer_ = serialize_segment_header(part.number, part.identity, segments_.secret_);
+  const Secret secret = segments_.seals_ != nullptr ? random_bytes<Secret>() : segments_.secret_;
+  if (segments_.seals_ != nullptr) part.seal = segments_.seals_->segment(part.number, secret);
+  buffer_ = serialize_segment_header(segments_.version(), part.number, part.identity, secret);
   part.to = buffer_.size();
   parts_.push_back(std::move(part));  // before the file is there, so that a failure deletes it
   parts_.back().file = segments_.files_.create(parts_.back().path);
@@ -54,11 +60,13 @@ void Appender::begin_segment() {
 Ref Appender::append(Kind kind, const PageKey& key, std::span<const std::byte> payload) {
   if (parts_.empty() || parts_.back().to >= segments_.roll_bytes_) begin_segment();
   Part& part = parts_.back();
-  const std::size_t bytes = record_bytes(payload.size()), filled = buffer_.size();
+  const std::size_t stored = payload.size() + (part.seal ? kTagBytes : 0), bytes = record_bytes(stored), filled = buffer_.size();
   if (buffer_.capacity() < filled + bytes) buffer_.reserve(std::max(kBufferBytes + kPageRecordBytesMax, filled + bytes));
   buffer_.resize(filled + bytes);
-  checksum_ = next_batch_checksum(checksum_, serialize_record(kind, key, payload, buffer_.data() + filled));
-  const Ref ref{part.number, static_cast<std::uint32_t>(part.to), static_cast<std::uint32_t>(payload.size())};
+  std::byte* const out = buffer_.data() + filled;
+  checksum_ = next_batch_checksum(
+      checksum_, part.seal ? serialize_sealed(kind, key, payload, *part.seal, part.to, out) : serialize_record(kind, key, payload, out));
+  const Ref ref{part.number, static_cast<std::uint32_t>(part.to), static_cast<std::uint32_t>(stored)};
   part.to += bytes;
   bytes_ += bytes;
   if (buffer_.size() >= kBufferBytes) flush();
@@ -67,7 +75,7 @@ Ref Appender::append(Kind kind, const PageKey& key, std::span<const std::byte> p
 
 void Appender::append_page(Kind kind, const PageKey& key, std::span<const std::byte> payload) {
   const Ref ref = append(kind, key, payload);
-  const PageKey base = base_of({kind, key, payload, 0});
+  const PageKey base = base_of(kind, payload);
   parts_.back().pages.push_back({key, ref.offset, ref.stored, base});
   pending_.insert(key, {ref.segment, ref.offset, ref.stored}, base);
 }
@@ -103,7 +111,7 @@ bool Appender::publish(KeyIndex& index) {
       segments_.appendable_ = true;
       begun = true;
     }
-    segments_.segments_[part.number] = {part.to, part.identity};
+    segments_.segments_[part.number] = {part.to, part.identity, part.seal};
     segments_.end_ = {part.number, part.to};
     for (const IndexedPage& page : part.pages) index.insert(page.key, {part.number, page.offset, page.stored}, page.base);
     segments_.last_pages_.insert(segments_.last_pages_.end(), part.pages.begin(), part.pages.end());

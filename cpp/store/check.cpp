@@ -116,10 +116,15 @@ void Check::check_segment(std::uint32_t number, std::uint64_t bytes) {
     }
     pread_all(pinned.file->get(), content, 0, path.c_str());
     result_.bytes += bytes;
-    parse_segment_header(content, number);
-    const std::uint64_t damaged = scan_records(content, sizeof(SegmentHeader), bytes, [](const Record&, std::uint64_t) {});
-    if (damaged == 0) return;
-    tell(path + ": " + std::to_string(damaged) + " bytes are damaged");
+    parse_segment_header(content, store_.segments.version(), number);
+    std::uint64_t altered = 0;
+    std::vector<std::byte> room;
+    const std::uint64_t damaged = scan_records(content, sizeof(SegmentHeader), bytes, [&](const Record& record, std::uint64_t offset) {
+      room.resize(std::max(room.size(), record.payload.size()));
+      if (!open_record(record, pinned.seal.get(), offset, room)) altered += record.bytes();
+    });
+    if (damaged + altered == 0) return;
+    tell(path + ": " + std::to_string(damaged + altered) + " bytes are damaged");
   } catch (const Error& error) {
     tell(path + ": " + error.what());
   }

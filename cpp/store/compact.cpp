@@ -85,17 +85,17 @@ void Store::Impl::choose_victims() {
 namespace {
 
 // What was stored quickly is stored densely now.
-void store_again(Appender& appender, const Record& record) {
+void store_again(Appender& appender, const Record& record, std::span<const std::byte> payload) {
   std::array<std::byte, kPageSize> page;
   std::array<std::byte, kPageSize + sizeof(PageKey)> room;
-  if (record.kind == Kind::kLz4 && decode_page(record.kind, record.payload, page)) {
+  if (record.kind == Kind::kLz4 && decode_page(record.kind, payload, page)) {
     const EncodedPage dense = encode_page(page, Effort::kDense, room);
-    if (dense.payload.size() < record.payload.size()) {
+    if (dense.payload.size() < payload.size()) {
       appender.append_page(dense.kind, record.key, dense.payload);
       return;
     }
   }
-  appender.append_page(record.kind, record.key, record.payload);
+  appender.append_page(record.kind, record.key, payload);
 }
 
 }  // namespace
@@ -105,17 +105,22 @@ std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_dam
   Appender appender(segments);
   std::vector<PageKey> dead;
   const auto there = [&](const Ref& ref) { return ref.segment == segment; };
+  const std::shared_ptr<const Seal> seal = segments.all().at(segment).seal;
+  std::array<std::byte, kPageStoredMax> room;
+  bool altered = false;
   const std::uint64_t damaged = scan_records(bytes, sizeof(SegmentHeader), bytes.size(), [&](const Record& record, std::uint64_t offset) {
     if (!is_page(record.kind)) return;
     const auto known = index.find(record.key);
     if (!known || known->at.segment != segment || known->at.offset != offset) return;  // another copy counts
-    if (index.marked(record.key)) {
-      store_again(appender, record);
-    } else {
+    if (!index.marked(record.key)) {
       dead.push_back(record.key);
+    } else if (const auto payload = open_record(record, seal.get(), offset, room)) {
+      store_again(appender, record, *payload);
+    } else {
+      altered = true;
     }
   });
-  if (damaged != 0 && !despite_damage) return bytes.size();
+  if ((damaged != 0 || altered) && !despite_damage) return bytes.size();
   Transaction moved;
   for (const auto& [sequence, link] : tree.all()) {
     if (!there(link->info) && std::ranges::none_of(link->entries, there) && std::ranges::none_of(link->table, there)) continue;

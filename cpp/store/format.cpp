@@ -1,5 +1,6 @@
 #include "store/format.h"
 
+#include <charconv>
 #include <map>
 #include <string_view>
 
@@ -11,10 +12,13 @@ namespace {
 constexpr char kSegmentMagic[9] = "MHVSEG\r\n";
 constexpr char kIndexMagic[9] = "MHVIDX\r\n";
 constexpr std::string_view kFormatPrefix = "nova-mhv store ";
+constexpr std::string_view kPlainFormat = "nova-mhv store 2\n", kSealedFormat = "nova-mhv store 3 aes-256-gcm ";
 constexpr const char* kVersionHint = "use the release of nova-mhv that wrote it, or delete the guest's checkpoints";
 
 // The limits of one kind's payload.
-bool fits(Kind kind, std::uint32_t stored) {
+bool fits(Kind kind, std::uint32_t stored, bool sealed) {
+  if (sealed && stored <= kTagBytes) return false;
+  if (sealed) stored -= kTagBytes;
   switch (kind) {
     case Kind::kRaw: return stored == kPageSize;
     case Kind::kLz4:
@@ -30,20 +34,20 @@ bool fits(Kind kind, std::uint32_t stored) {
 
 }  // namespace
 
-void check_version(std::uint32_t version, const char* what) {
-  if (version == kFormatVersion) return;
-  throw Error(Code::kVersion,
-              std::string(what) + " is of version " + std::to_string(version) + " of the format, this program reads " +
-                  std::to_string(kFormatVersion),
-              kVersionHint);
+void check_version(std::uint32_t version, std::uint32_t wanted, const char* what) {
+  if (version == wanted) return;
+  throw Error(
+      Code::kVersion,
+      std::string(what) + " is of version " + std::to_string(version) + " of the format, and should be of " + std::to_string(wanted),
+      kVersionHint);
 }
 
 // ---- segments
 
-std::vector<std::byte> serialize_segment_header(std::uint32_t number, std::uint64_t identity, const Secret& secret) {
+std::vector<std::byte> serialize_segment_header(std::uint32_t version, std::uint32_t number, std::uint64_t identity, const Secret& secret) {
   SegmentHeader header{};
   std::memcpy(header.magic, kSegmentMagic, 8);
-  header.version = kFormatVersion;
+  header.version = version;
   header.number = number;
   header.identity = identity;
   header.secret = secret;
@@ -53,26 +57,39 @@ std::vector<std::byte> serialize_segment_header(std::uint32_t number, std::uint6
   return out;
 }
 
-SegmentHeader parse_segment_header(std::span<const std::byte> bytes, std::uint32_t number) {
+SegmentHeader parse_segment_header(std::span<const std::byte> bytes, std::uint32_t version, std::uint32_t number) {
   if (bytes.size() < sizeof(SegmentHeader)) corrupt("segment is cut short");
   const auto header = load<SegmentHeader>(bytes);
   if (std::memcmp(header.magic, kSegmentMagic, 8) != 0) corrupt("not a segment (wrong magic)");
-  check_version(header.version, "segment");
+  check_version(header.version, version, "segment");
   if (header.checksum != hash(unchecked(header))) corrupt("segment's header is damaged");
   if (header.number != number) corrupt("segment says it is number " + std::to_string(header.number));
   return header;
 }
 
+Secret secret_in(std::span<const std::byte> segment_header) {
+  if (segment_header.size() < sizeof(SegmentHeader)) return {};
+  return load<SegmentHeader>(segment_header).secret;
+}
+
 std::uint64_t serialize_record(Kind kind, const PageKey& key, std::span<const std::byte> payload, std::byte* out) {
+  std::memcpy(out + sizeof(RecordHeader), payload.data(), payload.size());
+  return finish_record(record_header(kind, key, payload.size(), false), out);
+}
+
+RecordHeader record_header(Kind kind, const PageKey& key, std::size_t stored, bool sealed) {
   RecordHeader header{};
-  header.magic = kRecordMagic;
-  header.kind_and_stored = static_cast<std::uint32_t>(kind) << 24 | static_cast<std::uint32_t>(payload.size() - 1);
+  header.magic = sealed ? kSealedMagic : kRecordMagic;
+  header.kind_and_stored = static_cast<std::uint32_t>(kind) << 24 | static_cast<std::uint32_t>(stored - 1);
   header.key = key;
-  header.checksum = hash2(unchecked(header), payload);
+  return header;
+}
+
+std::uint64_t finish_record(RecordHeader header, std::byte* out) {
+  const std::size_t stored = (header.kind_and_stored & 0xffffff) + 1, used = sizeof header + stored;
+  header.checksum = hash2(unchecked(header), {out + sizeof header, stored});
   std::memcpy(out, &header, sizeof header);
-  std::memcpy(out + sizeof header, payload.data(), payload.size());
-  const std::size_t used = sizeof header + payload.size();
-  std::memset(out + used, 0, record_bytes(payload.size()) - used);
+  std::memset(out + used, 0, record_bytes(stored) - used);
   return header.checksum;
 }
 
@@ -81,9 +98,11 @@ std::optional<Record> parse_record_unchecked(std::span<const std::byte> bytes) {
   const auto header = load<RecordHeader>(bytes);
   const auto kind = static_cast<Kind>(header.kind_and_stored >> 24);
   const std::uint32_t stored = (header.kind_and_stored & 0xffffff) + 1;
-  if (header.magic != kRecordMagic || !fits(kind, stored) || bytes.size() < record_bytes(stored)) return std::nullopt;
+  const bool sealed = header.magic == kSealedMagic;
+  if (!sealed && header.magic != kRecordMagic) return std::nullopt;
+  if (!fits(kind, stored, sealed) || bytes.size() < record_bytes(stored)) return std::nullopt;
   if (is_page(kind) && header.key.is_zero_page()) return std::nullopt;
-  return Record{kind, header.key, bytes.subspan(sizeof(RecordHeader), stored), header.checksum};
+  return Record{kind, header.key, bytes.subspan(sizeof(RecordHeader), stored), header.checksum, sealed};
 }
 
 std::optional<Record> parse_record(std::span<const std::byte> bytes) {
@@ -95,7 +114,9 @@ std::optional<Record> parse_record(std::span<const std::byte> bytes) {
   return record;
 }
 
-PageKey base_of(const Record& delta) { return delta.kind == Kind::kDelta ? load<PageKey>(delta.payload) : PageKey{}; }
+PageKey base_of(Kind kind, std::span<const std::byte> opened_payload) {
+  return kind == Kind::kDelta ? load<PageKey>(opened_payload) : PageKey{};
+}
 
 std::uint64_t next_batch_checksum(std::uint64_t before, std::uint64_t record_checksum) {
   return XXH3_64bits_withSeed(&record_checksum, sizeof record_checksum, before);
@@ -168,7 +189,7 @@ std::optional<IndexFile> parse_index(std::span<const std::byte> bytes, std::uint
   std::uint64_t at = sizeof(SegmentHeader);
   for (std::uint64_t i = 0; i < header.count; ++i) {
     const auto entry = load<IndexEntry>(body, i * sizeof(IndexEntry));
-    if (entry.offset < at || entry.offset % 8 != 0 || entry.stored == 0 || entry.stored > kPageSize || entry.key.is_zero_page() ||
+    if (entry.offset < at || entry.offset % 8 != 0 || entry.stored == 0 || entry.stored > kPageStoredMax || entry.key.is_zero_page() ||
         entry.base > header.bases) {
       return std::nullopt;
     }
@@ -198,14 +219,59 @@ std::vector<PageEntry> parse_entries(std::span<const std::byte> payload) {
 
 // ---- the rest
 
-std::string format_line() { return std::string(kFormatPrefix) + std::to_string(kFormatVersion) + "\n"; }
+namespace {
 
-void check_format_line(std::string_view text) {
-  if (text == format_line()) return;
+std::string to_hex(std::span<const std::uint8_t> bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string out;
+  for (const std::uint8_t byte : bytes) {
+    out += kDigits[byte >> 4];
+    out += kDigits[byte & 15];
+  }
+  return out;
+}
+
+// What to_hex() makes, and nothing else.
+bool from_hex(std::string_view text, std::span<std::uint8_t> out) {
+  if (text.size() != 2 * out.size()) return false;
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto [end, error] = std::from_chars(text.data() + 2 * i, text.data() + 2 * i + 2, out[i], 16);
+    if (error != std::errc{} || end != text.data() + 2 * i + 2) return false;
+  }
+  return to_hex(out) == text;
+}
+
+std::string sum_of(std::string_view text) {
+  const std::uint64_t sum = hash(std::as_bytes(std::span(text)));
+  std::array<std::uint8_t, sizeof sum> bytes;
+  std::memcpy(bytes.data(), &sum, sizeof sum);
+  return to_hex(bytes);
+}
+
+}  // namespace
+
+std::string format_line(const FormatLine& format) {
+  if (!format.sealed) return std::string(kPlainFormat);
+  const std::string line = std::string(kSealedFormat) + to_hex(format.salt) + " " + to_hex(format.check) + " ";
+  return line + sum_of(line) + "\n";
+}
+
+FormatLine parse_format_line(std::string_view text) {
+  if (text == kPlainFormat) return {};
   if (!text.starts_with(kFormatPrefix)) corrupt("FORMAT does not name a nova-mhv store");
+  if (text.starts_with(kSealedFormat)) {
+    FormatLine out;
+    out.sealed = true;
+    const auto fields = text.substr(kSealedFormat.size());
+    const bool good = fields.size() == 83 && from_hex(fields.substr(0, 32), out.salt) && from_hex(fields.substr(33, 32), out.check);
+    if (!good || format_line(out) != text) corrupt("FORMAT is damaged");
+    return out;
+  }
   std::string found(text.substr(kFormatPrefix.size(), 20));
   while (!found.empty() && found.back() == '\n') found.pop_back();
-  throw Error(Code::kVersion, "the store is of version " + found + " of the format, this program reads " + std::to_string(kFormatVersion),
+  throw Error(Code::kVersion,
+              "the store is of version " + found + " of the format, this program reads " + std::to_string(kFormatVersion) + " and " +
+                  std::to_string(kSealedVersion) + " aes-256-gcm",
               kVersionHint);
 }
 

@@ -42,6 +42,6 @@ std::span<const std::byte> unchecked(const T& header) {
   return std::as_bytes(std::span(&header, 1)).first(offsetof(T, checksum));
 }
 
-void check_version(std::uint32_t version, const char* what);
+void check_version(std::uint32_t version, std::uint32_t wanted, const char* what);
 
 }  // namespace mhv::store

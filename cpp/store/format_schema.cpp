@@ -1,5 +1,7 @@
 // The parts of the format that are protocol buffers (manifest.proto): what is told about a checkpoint, and the tree.
 #include "store/format_bytes.h"
+#include "store/random.h"
+#include "store/sealing.h"
 #include "store_schema/manifest.pb.h"
 
 namespace mhv::store {
@@ -141,7 +143,7 @@ std::string serialize_transaction(const Transaction& transaction) {
   for (const Link& link : transaction.put) set_link(*out.add_put(), link);
   for (const std::string& id : transaction.gone) out.add_gone(id);
   std::string text;
-  if (!out.SerializeToString(&text) || text.size() >= kStoredMax) {
+  if (!out.SerializeToString(&text) || text.size() >= kStoredMax - kTagBytes) {
     throw Error(Code::kInvalid, "one change of so many checkpoints is too large", "do it in several steps");
   }
   if (text.empty()) text.assign(2, '\0'), text[0] = 0x7a;  // no record is empty: field 15, of no bytes, which nobody reads
@@ -162,7 +164,7 @@ Transaction parse_transaction(std::span<const std::byte> payload) {
 
 // ---- CATALOG
 
-std::vector<std::byte> serialize_catalog(const Catalog& catalog) {
+std::vector<std::byte> serialize_catalog(const Catalog& catalog, const Seal* seal) {
   schema::Catalog out;
   out.set_number(catalog.number);
   out.set_end_segment(catalog.end.segment);
@@ -173,16 +175,24 @@ std::vector<std::byte> serialize_catalog(const Catalog& catalog) {
   for (const Link& link : catalog.links) set_link(*out.add_links(), link);
   std::string text;
   if (!out.SerializeToString(&text) || text.size() > kCatalogBytesMax) throw Error(Code::kInternal, "the tree of checkpoints is too large");
+  const auto plain = std::as_bytes(std::span(text));
   CatalogHeader header{};
   std::memcpy(header.magic, kCatalogMagic, 8);
-  header.version = kFormatVersion;
-  header.bytes = text.size();
-  header.checksum = hash2(unchecked(header), std::as_bytes(std::span(text)));
+  header.version = seal != nullptr ? kSealedVersion : kFormatVersion;
+  header.bytes = plain.size() + (seal != nullptr ? sizeof(Seal::Nonce) + kTagBytes : 0);
+  std::vector<std::byte> sealed;
+  if (seal != nullptr) {
+    const auto nonce = random_bytes<Seal::Nonce>();
+    append(sealed, nonce);
+    sealed.resize(header.bytes);
+    seal->seal(nonce, unchecked(header), plain, sealed.data() + sizeof nonce);
+  }
+  const std::span<const std::byte> body = seal != nullptr ? sealed : plain;
+  header.checksum = hash2(unchecked(header), body);
   std::vector<std::byte> bytes;
-  bytes.reserve(2 * (sizeof header + text.size()));
+  bytes.reserve(2 * (sizeof header + body.size()));
   for (int copy = 0; copy < 2; ++copy) {
     append(bytes, header);
-    const auto body = std::as_bytes(std::span(text));
     bytes.insert(bytes.end(), body.begin(), body.end());
   }
   return bytes;
@@ -190,17 +200,27 @@ std::vector<std::byte> serialize_catalog(const Catalog& catalog) {
 
 namespace {
 
-std::span<const std::byte> catalog_payload(std::span<const std::byte> bytes) {
+std::span<const std::byte> catalog_payload(std::span<const std::byte> bytes, std::uint32_t version) {
   if (bytes.size() < sizeof(CatalogHeader)) corrupt("CATALOG is cut short");
   const auto header = load<CatalogHeader>(bytes);
   if (std::memcmp(header.magic, kCatalogMagic, 8) != 0) corrupt("not a CATALOG (wrong magic)");
-  if (header.version != kFormatVersion && header.bytes == bytes.size() - sizeof header) check_version(header.version, "CATALOG");
+  if (header.version != version && header.bytes == bytes.size() - sizeof header) check_version(header.version, version, "CATALOG");
   const auto payload = bytes.subspan(sizeof header);
   if (header.bytes != payload.size() || header.checksum != hash2(unchecked(header), payload)) corrupt("CATALOG is damaged");
   return payload;
 }
 
-Catalog catalog_from(std::span<const std::byte> payload) {
+Catalog catalog_from(std::span<const std::byte> bytes, const Seal* seal) {
+  std::span<const std::byte> payload = catalog_payload(bytes, seal != nullptr ? kSealedVersion : kFormatVersion);
+  std::vector<std::byte> plain;
+  if (seal != nullptr) {
+    if (payload.size() < sizeof(Seal::Nonce) + kTagBytes) corrupt("CATALOG is cut short");
+    const auto header = load<CatalogHeader>(bytes);
+    const auto sealed = payload.subspan(sizeof(Seal::Nonce));
+    plain.resize(sealed.size() - kTagBytes);
+    if (!seal->open(load<Seal::Nonce>(payload), unchecked(header), sealed, plain.data())) corrupt("CATALOG was altered");
+    payload = plain;
+  }
   schema::Catalog in;
   if (!in.ParseFromArray(payload.data(), static_cast<int>(payload.size()))) corrupt("CATALOG cannot be parsed");
   Catalog out;
@@ -218,13 +238,13 @@ Catalog catalog_from(std::span<const std::byte> payload) {
 
 }  // namespace
 
-Catalog parse_catalog(std::span<const std::byte> bytes, std::string& damage) {
+Catalog parse_catalog(std::span<const std::byte> bytes, const Seal* seal, std::string& damage) {
   if (bytes.size() > 2 * (kCatalogBytesMax + sizeof(CatalogHeader))) corrupt("CATALOG is too long");
   std::optional<Catalog> found;
   std::optional<Error> first;
   for (const auto copy : {bytes.first(bytes.size() / 2), bytes.subspan(bytes.size() / 2)}) {
     try {
-      Catalog one = catalog_from(catalog_payload(copy));
+      Catalog one = catalog_from(copy, seal);
       if (!found) found = std::move(one);
     } catch (const Error& error) {
       if (!first) first = error;

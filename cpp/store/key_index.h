@@ -15,6 +15,7 @@
 namespace mhv::store {
 
 // A page record's place, in 63 bits: segment number (26), offset / 8 (24), payload bytes (13).
+static_assert(kPageStoredMax < 1u << 13);
 struct Location {
   std::uint32_t segment = 0;
   std::uint32_t offset = 0;

@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "store/random.h"
 #include "store/store_impl.h"
 
 namespace mhv::store {
@@ -14,6 +15,8 @@ namespace fs = std::filesystem;
 Store::Impl::Impl(const std::string& store_folder, const StoreOptions& options)
     : folder(store_folder),
       files(options.files ? options.files : std::make_shared<FileOps>()),
+      guest_key(options.key),
+      refuse_plain(options.refuse_plain),
       segments(store_folder, *files, std::min(options.segment_bytes, kSegmentBytesMax)) {}
 
 // Both are derived: without them the next open() reads more of the log.
@@ -33,6 +36,7 @@ void Store::Impl::open() {
     check_format();
     for (const char* one : {"/segments", "/index"}) files->make_directory(folder + one);
     files->sync_directory(folder);
+    guest_key.reset();
     recover(load_catalog());
   } catch (const fs::filesystem_error& error) {
     lock.close();
@@ -58,7 +62,7 @@ void Store::Impl::check_format() {
   const std::string path = folder + "/FORMAT";
   if (fs::exists(path)) {
     try {
-      check_format_line(read_file(path, 4096));
+      use_key(parse_format_line(read_file(path, 4096)));
     } catch (const Error& error) {
       throw Error(error.code(), path + ": " + error.what(),
                   error.hint().empty() ? "restore the file from a backup, or delete the guest's checkpoints" : error.hint());
@@ -69,8 +73,30 @@ void Store::Impl::check_format() {
     throw Error(Code::kCorrupt, path + " is missing, though there is something in " + folder + "/segments",
                 "restore the file from a backup, or delete the guest's checkpoints");
   }
-  const std::string line = format_line();
+  FormatLine format;
+  if (guest_key) {
+    format.sealed = true;
+    format.salt = random_bytes<Secret>();
+    format.check = seals.emplace(*guest_key, format.salt).check();
+  }
+  const std::string line = format_line(format);
   replace(*files, path, std::as_bytes(std::span(line)));
+}
+
+void Store::Impl::use_key(const FormatLine& format) {
+  if (!format.sealed) {
+    if (!refuse_plain) return;
+    throw Error(Code::kPermission, "the store is not encrypted, and mhvd was told to refuse such",
+                "delete the guest's checkpoints, or take refuse-plain-stores out of mhvd.conf and restart mhvd");
+  }
+  if (!guest_key) {
+    throw Error(Code::kPermission, "the store is encrypted, and no key was given",
+                "set store-key-file in mhvd.conf to the key that it was made with, and restart mhvd");
+  }
+  if (seals.emplace(*guest_key, format.salt).check() == format.check) return;
+  throw Error(Code::kPermission, "the store is encrypted with another key",
+              "store-key-file in mhvd.conf names another key than the one it was made with: name that one and restart mhvd, or delete the "
+              "guest's checkpoints");
 }
 
 // A store whose CATALOG cannot be read is read from the log alone: what was deleted since may then come back.
@@ -81,7 +107,7 @@ Catalog Store::Impl::load_catalog() {
     if (fs::exists(path)) {
       const std::string text = read_file(path, 2 * (kCatalogBytesMax + sizeof(CatalogHeader)));
       std::string damage;
-      out = parse_catalog(std::as_bytes(std::span(text)), damage);
+      out = parse_catalog(std::as_bytes(std::span(text)), seals ? &seals->catalog() : nullptr, damage);
       if (!damage.empty()) problems.push_back(path + ": " + damage + "; its other copy is whole");
       return out;
     }
@@ -103,7 +129,7 @@ void Store::Impl::save_catalog() {
   out.secret = secret;
   out.links.reserve(tree.all().size());
   for (const auto& [sequence, link] : tree.all()) out.links.push_back(*link);
-  replace(*files, folder + "/CATALOG", serialize_catalog(out));
+  replace(*files, folder + "/CATALOG", serialize_catalog(out, seals ? &seals->catalog() : nullptr));
   catalog_end = out.end;
 }
 

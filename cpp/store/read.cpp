@@ -32,7 +32,9 @@ LinkPtr Store::Impl::link(const std::string& id) const {
 
 Pinned Store::Impl::pin(const Ref& ref) const {
   try {
-    return {ref, segments.file(ref.segment)};
+    const auto known = segments.all().find(ref.segment);
+    if (known == segments.all().end()) damaged(segments.segment_path(ref.segment) + " is missing");
+    return {ref, segments.file(ref.segment), known->second.seal};
   } catch (const Error& error) {
     if (error.code() != Code::kNotFound) throw;
     damaged(error.what());
@@ -59,11 +61,15 @@ std::vector<std::byte> Store::Impl::payload(const Pinned& pinned, Kind kind) con
   std::vector<std::byte> bytes(record_bytes(pinned.ref.stored));
   read_at(*pinned.file, bytes, pinned.ref.segment, pinned.ref.offset);
   const auto record = parse_record(bytes);
-  if (!record || record->kind != kind || record->payload.size() != pinned.ref.stored) {
+  const bool fits = record && record->kind == kind && record->payload.size() == pinned.ref.stored;
+  const auto plain =
+      fits ? open_record(*record, pinned.seal.get(), pinned.ref.offset, std::span(bytes).subspan(sizeof(RecordHeader))) : std::nullopt;
+  if (!plain) {
     damaged(segments.segment_path(pinned.ref.segment) + ": the record at byte " + std::to_string(pinned.ref.offset) + " is damaged");
   }
+  const std::size_t size = plain->size();
   bytes.erase(bytes.begin(), bytes.begin() + sizeof(RecordHeader));
-  bytes.resize(pinned.ref.stored);
+  bytes.resize(size);
   return bytes;
 }
 
@@ -178,18 +184,23 @@ void Store::Impl::read(const PageKey& key, std::span<std::byte, kPageSize> out) 
     }
   }
   std::array<std::byte, kPageRecordBytesMax> buffer;
-  const auto load = [&](const Pinned& at, const PageKey& wanted) {
+  const auto load = [&](const Pinned& at, const PageKey& wanted) -> std::optional<Record> {
     const auto bytes = std::span(buffer).first(record_bytes(at.ref.stored));
     read_at(*at.file, bytes, at.ref.segment, at.ref.offset);
-    const auto parsed = parse_record_unchecked(bytes);
-    return parsed && parsed->key == wanted ? parsed : std::nullopt;
+    auto parsed = parse_record_unchecked(bytes);
+    if (!parsed || parsed->key != wanted) return std::nullopt;
+    const auto payload = open_record(*parsed, at.seal.get(), at.ref.offset, bytes.subspan(sizeof(RecordHeader)));
+    if (!payload) return std::nullopt;
+    parsed->payload = *payload;
+    return parsed;
   };
   bool good = false;
   if (!content.base.is_zero_page()) {
     const auto first = load(base_record, content.base);
     good = first && decode_page(first->kind, first->payload, out);
     const auto parsed = load(record, key);
-    good = good && parsed && parsed->kind == Kind::kDelta && base_of(*parsed) == content.base && apply_delta(parsed->payload, out);
+    good = good && parsed && parsed->kind == Kind::kDelta && base_of(parsed->kind, parsed->payload) == content.base &&
+           apply_delta(parsed->payload, out);
   } else {
     const auto parsed = load(record, key);
     good = parsed && decode_page(parsed->kind, parsed->payload, out);
@@ -220,14 +231,14 @@ struct Wanted {
 // files, neighbours in one read.
 void Store::read_many(std::span<const PageRead> pages) const {
   std::vector<Wanted> whole, deltas;
-  std::map<std::uint32_t, std::shared_ptr<const Fd>> opened;
+  std::map<std::uint32_t, Pinned> opened;
   {
     const std::shared_lock guard(impl_->mutex);
     const auto want = [&](std::vector<Wanted>& list, const PageKey& key, std::size_t page, bool delta) {
       const auto found = impl_->index.find(key);
       if (!found) damaged("a page is in no segment of " + impl_->folder);
       list.push_back({found->at, page, delta});
-      if (auto& file = opened[found->at.segment]; !file) file = impl_->pin({found->at.segment, 0, 1}).file;
+      if (Pinned& pinned = opened[found->at.segment]; !pinned.file) pinned = impl_->pin({found->at.segment, 0, 1});
       return found->base;
     };
     for (std::size_t i = 0; i < pages.size(); ++i) {
@@ -242,6 +253,7 @@ void Store::read_many(std::span<const PageRead> pages) const {
     }
   }
   std::vector<std::byte> room(kRunBytesMax + kRunGapMax + kPageRecordBytesMax);
+  std::array<std::byte, kPageStoredMax> opened_page;  // not in place: several may want one record
   std::vector<bool> checked(pages.size());
   for (std::vector<Wanted>* list : {&whole, &deltas}) {
     const auto place = [](const Wanted& w) { return std::pair(w.at.segment, w.at.offset); };
@@ -255,13 +267,16 @@ void Store::read_many(std::span<const PageRead> pages) const {
         end = std::max<std::size_t>(end, at.offset + record_bytes(at.stored));
       }
       const std::span buffer = std::span(room).first(end - first.offset);
-      impl_->read_at(*opened.at(first.segment), buffer, first.segment, first.offset);
+      const Pinned& segment = opened.at(first.segment);
+      impl_->read_at(*segment.file, buffer, first.segment, first.offset);
       for (; i < j; ++i) {
         const Wanted& w = (*list)[i];
         const std::span<std::byte, kPageSize> out(pages[w.page].out, kPageSize);
         const auto record = parse_record_unchecked(buffer.subspan(w.at.offset - first.offset, record_bytes(w.at.stored)));
-        const bool good = record && (w.delta ? record->kind == Kind::kDelta && apply_delta(record->payload, out)
-                                             : decode_page(record->kind, record->payload, out));
+        const auto payload =
+            record && is_page(record->kind) ? open_record(*record, segment.seal.get(), w.at.offset, opened_page) : std::nullopt;
+        const bool good =
+            payload && (w.delta ? record->kind == Kind::kDelta && apply_delta(*payload, out) : decode_page(record->kind, *payload, out));
         const bool last = w.delta || (record && record->key == pages[w.page].key);
         if (!good || (last && (*impl_->name)(out) != pages[w.page].key)) {
           damaged(impl_->segments.segment_path(first.segment) + ": the page at byte " + std::to_string(w.at.offset) + " is damaged");

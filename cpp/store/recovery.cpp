@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "store/random.h"
 #include "store/store_impl.h"
 
 namespace mhv::store {
@@ -23,14 +24,15 @@ class RollForward {
  public:
   RollForward(std::uint64_t number, const Position& end) : number_(number), end_(end) {}
 
-  void segment(std::uint32_t number, std::span<const std::byte> bytes, std::uint64_t from, const std::string& path) {
+  void segment(std::uint32_t number, std::span<const std::byte> bytes, std::uint64_t from, const Seal* seal, const std::string& path) {
     std::uint64_t at = from;
     restarted_ = 0;
     scan_records(bytes, from, bytes.size(), [&](const Record& record, std::uint64_t offset) {
       if (offset != at) gap();
       at = offset + record.bytes();
       if (record.kind == Kind::kFrame) {
-        frame(record, {number, at}, path);
+        std::vector<std::byte> room(record.payload.size());
+        frame(record.key, open_record(record, seal, offset, room), {number, at}, path);
       } else {
         checksum_ = next_batch_checksum(checksum_, record.checksum);
         restarted_ = next_batch_checksum(restarted_, record.checksum);
@@ -52,15 +54,20 @@ class RollForward {
   }
 
   // A batch is whole if its checksum is that of the records since the last frame, or since it may have begun.
-  void frame(const Record& record, const Position& end, const std::string& path) {
-    const FrameKey key = parse_frame_key(record.key);
+  // No payload: it is not what was sealed there.
+  void frame(const PageKey& name, const std::optional<std::span<const std::byte>>& payload, const Position& end, const std::string& path) {
+    const FrameKey key = parse_frame_key(name);
     const bool whole = (!gap_ && key.batch_checksum == checksum_) || key.batch_checksum == restarted_;
     checksum_ = restarted_ = 0;
     gap_ = false;
     if (key.number <= number_) return;  // of an older batch that was cut off
+    if (!payload) {
+      problems_.push_back(fmt::format("{}: what says that it is commit {} was altered", path, key.number));
+      return;
+    }
     Suspect found{key.number, end, {}, path};
     try {
-      found.transaction = parse_transaction(record.payload);
+      found.transaction = parse_transaction(*payload);
     } catch (const Error&) {
       return;  // its checksum was right: written by something else
     }
@@ -96,16 +103,22 @@ class RollForward {
 void Store::Impl::recover(const Catalog& catalog) {
   const auto there = segments.list_files(catalog.first_segment);
   const bool known = catalog.first_segment != 0;
-  secret = known ? catalog.secret : segments.find_secret(there).value_or(random_secret());
-  segments.use_secret(secret);
-  name.emplace(secret);
+  if (seals) {
+    segments.use_seals(*seals);
+    name.emplace(seals->names());
+  } else {
+    secret = known ? catalog.secret : segments.find_secret(there).value_or(random_bytes<Secret>());
+    segments.use_secret(secret);
+    name.emplace(NameSecrets{secret, std::nullopt});
+  }
   first_segment = std::max<std::uint32_t>(1, catalog.first_segment);
   tree.apply({catalog.links, {}});
   RollForward log(catalog.number, catalog.end);
   for (auto at = there.lower_bound(catalog.end.segment); at != there.end(); ++at) {
     const bool partly = at->first == catalog.end.segment;
     if (partly && at->second <= catalog.end.offset) continue;
-    log.segment(at->first, segments.read_segment(at->first, at->second), partly ? catalog.end.offset : sizeof(SegmentHeader),
+    const std::vector<std::byte> bytes = segments.read_segment(at->first, at->second);
+    log.segment(at->first, bytes, partly ? catalog.end.offset : sizeof(SegmentHeader), segments.seal_of(at->first, bytes).get(),
                 segments.segment_path(at->first));
   }
   for (const Transaction& transaction : log.transactions()) tree.apply(transaction);

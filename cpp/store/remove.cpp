@@ -98,7 +98,7 @@ void Removal::make_root(const std::string& id) {
   if (!link.table.empty()) {
     link.entries = std::move(link.table);
     link.entries_count = 0;
-    for (const Ref& ref : link.entries) link.entries_count += ref.stored / sizeof(PageEntry);
+    for (const Ref& ref : link.entries) link.entries_count += entries_in(ref.stored);
     link.table.clear();
     link.walk = 0;
   }

@@ -54,12 +54,16 @@ std::optional<Secret> Segments::find_secret(const std::map<std::uint32_t, std::u
     try {
       std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
       pread_all(Fd::open(segment_path(number), O_RDONLY).get(), head, 0, "segment");
-      return parse_segment_header(head, number).secret;
+      return parse_segment_header(head, version(), number).secret;
     } catch (const Error& error) {
       if (error.code() == Code::kVersion) throw Error(error.code(), segment_path(number) + ": " + error.what(), error.hint());
     }
   }
   return std::nullopt;
+}
+
+std::shared_ptr<const Seal> Segments::seal_of(std::uint32_t number, std::span<const std::byte> head) const {
+  return seals_ != nullptr ? seals_->segment(number, secret_in(head)) : nullptr;
 }
 
 std::vector<std::byte> Segments::read_segment(std::uint32_t number, std::uint64_t bytes) const {
@@ -73,14 +77,14 @@ void Segments::load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index) 
   bool whole = bytes <= kFileBytesMax;
   if (!whole) problems_.push_back(path + ": is longer than any segment");
   bytes = std::min(bytes, kFileBytesMax);
-  Segment segment{bytes, 0};
+  Segment segment{bytes, 0, nullptr};
   IndexFile known;
+  std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
   try {
-    std::vector<std::byte> head(std::min<std::uint64_t>(bytes, sizeof(SegmentHeader)));
     pread_all(file(number)->get(), head, 0, path.c_str());
-    const SegmentHeader header = parse_segment_header(head, number);
+    const SegmentHeader header = parse_segment_header(head, version(), number);
     segment.identity = header.identity;
-    if (header.secret != secret_) throw Error(Code::kCorrupt, "segment is of another store");
+    if (seals_ == nullptr && header.secret != secret_) throw Error(Code::kCorrupt, "segment is of another store");
     const std::string text = read_file(index_path(number), 2 * kFileBytesMax);
     if (auto saved = parse_index(std::as_bytes(std::span(text)), number, segment.identity); saved && saved->covered <= bytes) {
       known = std::move(*saved);
@@ -92,18 +96,26 @@ void Segments::load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index) 
       problems_.push_back(path + ": " + error.what());
     }
   }
+  segment.seal = seal_of(number, head);
   known.covered = std::max<std::uint64_t>(known.covered, sizeof(SegmentHeader));
   const bool scanned = known.covered < bytes;
   if (scanned) {
+    std::array<std::byte, kPageStoredMax> room;
+    std::uint64_t altered = 0;
     const std::uint64_t damaged =
         scan_records(read_segment(number, bytes), known.covered, bytes, [&](const Record& record, std::uint64_t offset) {
           if (!is_page(record.kind)) return;
-          known.pages.push_back(
-              {record.key, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(record.payload.size()), base_of(record)});
+          const auto payload = open_record(record, segment.seal.get(), offset, room);
+          if (!payload) {
+            altered += record.bytes();
+            return;
+          }
+          known.pages.push_back({record.key, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(record.payload.size()),
+                                 base_of(record.kind, *payload)});
         });
-    if (damaged != 0) {
+    if (damaged + altered != 0) {
       whole = false;
-      problems_.push_back(fmt::format("{}: {} bytes are damaged", path, damaged));
+      problems_.push_back(fmt::format("{}: {} bytes are damaged", path, damaged + altered));
     }
   }
   index.reserve(index.size() + known.pages.size());
@@ -127,6 +139,7 @@ void Segments::finish_opening(const Position& end, std::uint32_t unsure, const s
   }
   if (end_ != end) appendable_ = false;
   end_ = end;
+  if (seals_ != nullptr) close_last();
   for (auto it = files.lower_bound(unsure); it != files.end() && it->first <= end.segment; ++it) {
     const std::string path = segment_path(it->first);
     files_.sync(files_.open_to_write(path), path);

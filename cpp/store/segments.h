@@ -1,6 +1,10 @@
 // The log: segment files, appended to by one Appender at a time, read by anybody.
 //
 // Only the segment in which the committed position stands is appended to; the others are never changed again.
+//
+// INVARIANT (of an encrypted store): under the key of a segment, an offset is sealed once (sealing.h says why that must be). So a
+// segment is begun with a salt, and so a key, of its own; nothing is appended to it after a batch was cut off it (~Appender), nor by
+// another process than the one that began it (finish_opening()): both begin a new one.
 #pragma once
 
 #include <map>
@@ -12,6 +16,7 @@
 #include "base/fd.h"
 #include "store/files.h"
 #include "store/key_index.h"
+#include "store/sealing.h"
 
 namespace mhv::store {
 
@@ -25,12 +30,15 @@ class Segments {
   struct Segment {
     std::uint64_t bytes = 0;  // committed
     std::uint64_t identity = 0;
+    std::shared_ptr<const Seal> seal;  // nullptr: the store is not encrypted
   };
 
   // `roll_bytes`: a segment that has reached it gets no further record.
   Segments(const std::string& store_folder, FileOps& files, std::uint64_t roll_bytes);
 
   // ---- opening, in this order (recovery.cpp)
+  // From here on the store is encrypted. `seals` outlive it.
+  void use_seals(const StoreSeals& seals) { seals_ = &seals; }
   // The files that are there, with their lengths; index files of no segment are deleted, and segments before `first`.
   std::map<std::uint32_t, std::uint64_t> list_files(std::uint32_t first);
   // The secret that the headers name; nullopt: no header is whole.
@@ -51,6 +59,9 @@ class Segments {
   std::shared_ptr<const Fd> file(std::uint32_t number) const;
   std::string segment_path(std::uint32_t number) const { return numbered(segments_folder_, number, ".seg"); }
   std::vector<std::byte> read_segment(std::uint32_t number, std::uint64_t bytes) const;
+  std::uint32_t version() const { return seals_ != nullptr ? kSealedVersion : kFormatVersion; }
+  // By what stands at the segment's head, in whatever state: what a seal opens proves it. nullptr: the store is not encrypted.
+  std::shared_ptr<const Seal> seal_of(std::uint32_t number, std::span<const std::byte> head) const;
 
   // Forgets segments whose live records are elsewhere by now ...
   void forget(const std::vector<std::uint32_t>& numbers);
@@ -71,6 +82,7 @@ class Segments {
   const std::string segments_folder_, index_folder_;
   FileOps& files_;
   const std::uint64_t roll_bytes_;
+  const StoreSeals* seals_ = nullptr;
   Secret secret_{};
   std::map<std::uint32_t, Segment> segments_;
   Position end_;
@@ -106,6 +118,7 @@ class Appender {
     std::uint32_t number = 0;
     std::uint64_t identity = 0, from = 0, to = 0;
     bool created = false;
+    std::shared_ptr<const Seal> seal;
     Fd file;
     std::string path;
     std::vector<IndexedPage> pages;

@@ -22,6 +22,8 @@ std::unique_ptr<Store> Store::open(const std::string& folder, const StoreOptions
 
 PageKey Store::key_of(std::span<const std::byte, kPageSize> page) const { return (*impl_->name)(page); }
 
+bool Store::encrypted() const { return impl_->seals.has_value(); }
+
 std::size_t Store::count() const {
   const std::shared_lock guard(impl_->mutex);
   return impl_->tree.listed() - static_cast<std::size_t>(std::ranges::count_if(impl_->broken, [&](const auto& one) {

@@ -22,6 +22,7 @@
 
 #include "base/units.h"
 #include "keep/policy.h"
+#include "keys/key.h"
 
 namespace mhv::store {
 
@@ -122,10 +123,14 @@ class Writer {
   std::unique_ptr<Impl> impl_;
 };
 
-// `files`, for tests: how the store changes its folder (nullptr: plainly). `segment_bytes`: how long a segment gets.
+// `files`, for tests: how the store changes its folder (nullptr: plainly). `segment_bytes`: how long a segment gets. `key`, of this
+// guest: a store that is made now is encrypted with it (store/sealing.h), one that was encrypted is opened with it, and one that was
+// not stays as it is, or is refused when `refuse_plain`: whoever can write to the disk could have put it there.
 struct StoreOptions {
   std::shared_ptr<FileOps> files;
   std::uint64_t segment_bytes = 32u << 20;
+  std::optional<keys::Key> key = std::nullopt;
+  bool refuse_plain = false;
 };
 
 // Thread-safe for readers beside one writer. One process at a time: open() takes a lock on the folder.
@@ -136,12 +141,13 @@ class Store {
 
   // Makes the folder when it is not there; drops what a crash left half-made. Reads no manifest: the time it takes depends on
   // the number of contents, not on what checkpoints say. Throws kBusy while another process has it, kVersion for another version of the
-  // format, kCorrupt with the path and what to run. A damaged record or segment does not keep the rest from being used: check()
-  // names it, and what needs it throws kCorrupt.
+  // format, kPermission when it is encrypted and the key is not there or another one, kCorrupt with the path and what to run. A damaged
+  // record or segment does not keep the rest from being used: check() names it, and what needs it throws kCorrupt.
   static std::unique_ptr<Store> open(const std::string& folder, const StoreOptions& options = {});
   ~Store();
 
   PageKey key_of(std::span<const std::byte, kPageSize> page) const;
+  bool encrypted() const;
 
   // `parent` "": a root, in which a page that is not put is a page of zeros; else such a page is what it is in the parent.
   // Only one writer at a time (kBusy); it must not outlive the Store.

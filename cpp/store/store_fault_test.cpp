@@ -95,10 +95,10 @@ void expect_no_leftovers(const std::string& folder) {
 }
 
 // One change with a fault at step `at`. False: it has fewer steps.
-bool run(const Scenario& scenario, Mode mode, unsigned at, unsigned luck_seed) {
+bool run(const Scenario& scenario, Mode mode, Sealing sealing, unsigned at, unsigned luck_seed) {
   TempFolder temp;
   auto files = std::make_shared<FaultyFiles>();
-  const StoreOptions options{files, 3 * kPageSize};
+  const StoreOptions options = of_kind(sealing, {files, 3 * kPageSize});
   Model model;
   bool threw_nothing = false;  // the fault hit what the caller need not know about
   {
@@ -144,17 +144,18 @@ bool run(const Scenario& scenario, Mode mode, unsigned at, unsigned luck_seed) {
   return true;
 }
 
-class Faults : public testing::TestWithParam<Mode> {};
+class Faults : public testing::TestWithParam<std::tuple<Mode, Sealing>> {};
 
 TEST_P(Faults, EveryStepOfEveryChange) {
   for (const Scenario& scenario : scenarios()) {
-    const unsigned rounds = GetParam() == Mode::kUnluckyPowerLoss ? 4 : 1;
+    const auto [mode, sealing] = GetParam();
+    const unsigned rounds = mode != Mode::kUnluckyPowerLoss ? 1 : sealing == Sealing::kPlain ? 4 : 2;
     unsigned steps = 0;
     for (unsigned at = 1;; ++at) {
       bool any = false;
       for (unsigned round = 0; round < rounds; ++round) {
         SCOPED_TRACE(std::string(scenario.name) + ", step " + std::to_string(at) + ", luck " + std::to_string(round));
-        any = run(scenario, GetParam(), at, at * 100 + round);
+        any = run(scenario, mode, sealing, at, at * 100 + round);
         if (testing::Test::HasFailure()) return;
       }
       if (!any) break;
@@ -165,7 +166,9 @@ TEST_P(Faults, EveryStepOfEveryChange) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Store, Faults, testing::Values(Mode::kError, Mode::kKilled, Mode::kPowerLoss, Mode::kUnluckyPowerLoss));
+INSTANTIATE_TEST_SUITE_P(Store, Faults,
+                         testing::Combine(testing::Values(Mode::kError, Mode::kKilled, Mode::kPowerLoss, Mode::kUnluckyPowerLoss),
+                                          testing::Values(Sealing::kPlain, Sealing::kEncrypted)));
 
 // The same once more with a process that really ends, holding its lock until then.
 class EndingFiles : public FileOps {
@@ -191,19 +194,22 @@ class EndingFiles : public FileOps {
   unsigned steps_;
 };
 
-TEST(StoreEnds, AtAnyStepOfACommit) {
+class StoreEnds : public EitherKind {};
+MHV_EITHER_KIND(StoreEnds);
+
+TEST_P(StoreEnds, AtAnyStepOfACommit) {
   for (unsigned steps = 1;; ++steps) {
     TempFolder temp;
     Model model;
     {
-      auto store = Store::open(temp.path());
+      auto store = open(temp.path());
       base(*store, model);
     }
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
       try {
-        auto store = Store::open(temp.path(), {std::make_shared<EndingFiles>(steps), 3 * kPageSize});
+        auto store = open(temp.path(), {std::make_shared<EndingFiles>(steps), 3 * kPageSize});
         Model copy = model;
         copy.commit(*store, 9, 3, {{0, 1}, {1, 403}, {2, 405}, {3, 407}, {4, 409}});
         ::_exit(0);
@@ -214,7 +220,7 @@ TEST(StoreEnds, AtAnyStepOfACommit) {
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) < 2);
-    auto store = Store::open(temp.path());
+    auto store = open(temp.path());
     if (WEXITSTATUS(status) == 0) {
       EXPECT_EQ(store->list().size(), 5u);
       EXPECT_GE(steps, 5u);

@@ -16,6 +16,7 @@
 #include "store/base_cache.h"
 #include "store/compact.h"
 #include "store/page_namer.h"
+#include "store/sealing.h"
 #include "store/segments.h"
 #include "store/store.h"
 #include "store/tree.h"
@@ -38,6 +39,7 @@ class WriteToken {
 struct Pinned {
   Ref ref;
   std::shared_ptr<const Fd> file;
+  std::shared_ptr<const Seal> seal;  // nullptr: the store is not encrypted
 };
 
 struct Store::Impl {
@@ -48,6 +50,7 @@ struct Store::Impl {
   void open();
   void lock_folder();
   void check_format();
+  void use_key(const FormatLine& format);
   Catalog load_catalog();
   void recover(const Catalog& catalog);
   void find_broken();
@@ -87,6 +90,9 @@ struct Store::Impl {
 
   const std::string folder;
   const std::shared_ptr<FileOps> files;
+  std::optional<keys::Key> guest_key;  // until the store is open
+  const bool refuse_plain;
+  std::optional<StoreSeals> seals;  // of an encrypted store, from check_format() on
   Fd lock;
   std::atomic_flag writing;
   std::optional<PageNamer> name;

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "store/format_bytes.h"
+#include "store/sealing.h"
 
 namespace {
 
@@ -31,19 +32,19 @@ void try_payload(std::span<const std::byte> bytes) {
   });
 }
 
-void try_catalog(std::span<const std::byte> bytes) {
+void try_catalog(std::span<const std::byte> bytes, const Seal* seal) {
   attempt([&] {
     std::string damage;
-    const Catalog catalog = parse_catalog(bytes, damage);
-    if (parse_catalog(serialize_catalog(catalog), damage).links.size() != catalog.links.size()) __builtin_trap();
+    const Catalog catalog = parse_catalog(bytes, seal, damage);
+    if (parse_catalog(serialize_catalog(catalog, seal), seal, damage).links.size() != catalog.links.size()) __builtin_trap();
   });
 }
 
 // The same payload under a header whose length and checksum are right, to come past them.
-std::vector<std::byte> as_catalog(std::span<const std::byte> payload) {
+std::vector<std::byte> as_catalog(std::span<const std::byte> payload, std::uint32_t version) {
   CatalogHeader header{};
   std::memcpy(header.magic, "MHVCAT\r\n", 8);
-  header.version = kFormatVersion;
+  header.version = version;
   header.bytes = payload.size();
   header.checksum = hash2(unchecked(header), payload);
   std::vector<std::byte> out;
@@ -54,13 +55,32 @@ std::vector<std::byte> as_catalog(std::span<const std::byte> payload) {
   return out;
 }
 
+// As CATALOG of an encrypted store holds it, by whoever has the key.
+std::vector<std::byte> sealed(std::span<const std::byte> payload, const Seal& seal) {
+  CatalogHeader header{};
+  std::memcpy(header.magic, "MHVCAT\r\n", 8);
+  header.version = kSealedVersion;
+  const Seal::Nonce nonce{};
+  header.bytes = sizeof nonce + payload.size() + kTagBytes;
+  std::vector<std::byte> out(header.bytes);
+  std::memcpy(out.data(), nonce.data(), sizeof nonce);
+  seal.seal(nonce, unchecked(header), payload, out.data() + sizeof nonce);
+  return out;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
-  attempt([&] { check_format_line({reinterpret_cast<const char*>(data), size}); });
+  static const Seal seal{mhv::keys::Key(std::string(32, 'k'))};
+  attempt([&] {
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
+    if (format_line(parse_format_line(text)) != text) __builtin_trap();
+  });
   try_payload(bytes);
-  try_catalog(bytes);
-  try_catalog(as_catalog(bytes));
+  for (const Seal* one : {static_cast<const Seal*>(nullptr), &seal}) try_catalog(bytes, one);
+  try_catalog(as_catalog(bytes, kFormatVersion), nullptr);
+  try_catalog(as_catalog(bytes, kSealedVersion), &seal);
+  try_catalog(as_catalog(sealed(bytes, seal), kSealedVersion), &seal);
   return 0;
 }

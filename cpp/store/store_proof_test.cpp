@@ -1,4 +1,5 @@
-// Random histories against a model, with power losses; and every bit of a store altered once.
+// Random histories against a model, with power losses, in which an encrypted store never seals an offset twice; and every bit of a store
+// altered once.
 //
 // Short here; MHV_STORE_ROUNDS=1000 and more makes it long: so many histories, and every bit instead of some.
 #include <gtest/gtest.h>
@@ -9,6 +10,7 @@
 #include <set>
 
 #include "store/faulty_files.h"
+#include "store/format.h"
 #include "store/store_testing.h"
 
 namespace mhv::store {
@@ -19,10 +21,42 @@ unsigned rounds() {
   return text == nullptr ? 25 : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
 }
 
+// Looks at every record on its way to the disk: what stands in the clear says under which key and nonce it was sealed.
+class SealWatch : public FaultyFiles {
+ public:
+  void write(const Fd& file, std::span<const std::byte> data, std::uint64_t offset, const std::string& path) override {
+    if (path.ends_with(".seg")) look(file, data, offset);
+    FaultyFiles::write(file, data, offset, path);
+  }
+  std::size_t seals() const { return seals_.size(); }
+
+ private:
+  void look(const Fd& file, std::span<const std::byte> data, std::uint64_t offset) {
+    std::vector<std::byte> head(sizeof(SegmentHeader));
+    if (offset == 0) {
+      std::copy_n(data.begin(), head.size(), head.begin());
+    } else {
+      pread_all(file.get(), head, 0, "segment");
+    }
+    const std::uint64_t skip = offset == 0 ? head.size() : 0;
+    const auto damaged = scan_records(data.subspan(skip), 0, data.size() - skip, [&](const Record& record, std::uint64_t at) {
+      EXPECT_TRUE(record.sealed);
+      const auto [known, first] = seals_.try_emplace({secret_in(head), offset + skip + at}, record.checksum);
+      EXPECT_TRUE(first || known->second == record.checksum) << "an offset is sealed twice";
+    });
+    EXPECT_EQ(damaged, 0u);
+  }
+
+  std::map<std::pair<Secret, std::uint64_t>, std::uint64_t> seals_;  // salt and offset -> checksum of what was sealed
+};
+
 // One store and what it has to hold, driven by random numbers.
 class History {
  public:
-  explicit History(unsigned seed) : random_(seed), options_{files_, (2 + seed % 6) * kPageSize} { open(); }
+  History(unsigned seed, Sealing sealing, std::shared_ptr<FaultyFiles> files = std::make_shared<FaultyFiles>())
+      : random_(seed), files_(std::move(files)), options_(of_kind(sealing, {files_, (2 + seed % 6) * kPageSize})) {
+    open();
+  }
 
   void step() {
     switch (random_() % 16) {
@@ -123,7 +157,7 @@ class History {
 
   TempFolder temp_;
   std::mt19937 random_;
-  std::shared_ptr<FaultyFiles> files_ = std::make_shared<FaultyFiles>();
+  const std::shared_ptr<FaultyFiles> files_;
   const StoreOptions options_;
   Model model_;
   std::unique_ptr<Store> store_;
@@ -131,22 +165,29 @@ class History {
   std::vector<std::string> removing_;
 };
 
-TEST(StoreProof, RandomHistories) {
+class StoreProofs : public EitherKind {};
+MHV_EITHER_KIND(StoreProofs);
+
+TEST_P(StoreProofs, RandomHistories) {
   for (unsigned seed = 1; seed <= rounds(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
-    History history(seed);
+    const auto watch = GetParam() == Sealing::kEncrypted ? std::make_shared<SealWatch>() : nullptr;
+    History history(seed, GetParam(), watch ? watch : std::make_shared<FaultyFiles>());
     for (int step = 0; step < 80 && !testing::Test::HasFailure(); ++step) {
       SCOPED_TRACE("step " + std::to_string(step));
       history.step();
     }
     if (!testing::Test::HasFailure()) history.finish();
+    if (watch) {
+      EXPECT_GT(watch->seals(), 50u);
+    }
     if (testing::Test::HasFailure()) return;
   }
 }
 
 // A small store with everything in it: whole pages, deltas and their base, a hidden link, a second segment.
-void make_sample(const std::string& folder, Model& model) {
-  auto store = Store::open(folder, {nullptr, kPageSize});
+void make_sample(const std::string& folder, Sealing sealing, Model& model) {
+  auto store = Store::open(folder, of_kind(sealing, {nullptr, kPageSize}));
   model.commit(*store, 1, 0, {{0, 2001}, {1, 2}, {2, 4}, {3, 6}}, 300);
   model.commit(*store, 2, 1, {{0, 1'000'003}, {4, 8}}, 300);
   model.commit(*store, 3, 2, {{0, 1'000'004}, {1, 10}}, 0);
@@ -175,10 +216,10 @@ bool reads(const Store& store, const std::string& id, const Model::Known& known)
   }
 }
 
-void check_altered(const std::string& folder, const Model& model, bool derived, bool repair) {
+void check_altered(const std::string& folder, Sealing sealing, const Model& model, bool derived, bool repair) {
   std::unique_ptr<Store> store;
   try {
-    store = Store::open(folder);
+    store = Store::open(folder, of_kind(sealing));
   } catch (const Error& error) {
     EXPECT_TRUE(error.code() == Code::kCorrupt || error.code() == Code::kVersion) << error.what();
     EXPECT_FALSE(error.hint().empty());
@@ -199,7 +240,7 @@ void check_altered(const std::string& folder, const Model& model, bool derived, 
   EXPECT_EQ(repaired.kept + damaged, model.all().size());
   EXPECT_EQ(store->check(nullptr).problems, std::vector<std::string>{});
   store.reset();
-  store = Store::open(folder);
+  store = Store::open(folder, of_kind(sealing));
   EXPECT_EQ(store->check(nullptr).problems, std::vector<std::string>{});
   for (const auto& [id, known] : model.all()) {
     if (store->contains(id)) {
@@ -214,10 +255,10 @@ void check_altered(const std::string& folder, const Model& model, bool derived, 
   EXPECT_TRUE(reads(*store, uuid(99), again.at(99)));
 }
 
-TEST(StoreProof, EveryBitIsGuarded) {
+TEST_P(StoreProofs, EveryBitIsGuarded) {
   TempFolder sample_folder;
   Model model;
-  make_sample(sample_folder.path(), model);
+  make_sample(sample_folder.path(), GetParam(), model);
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::recursive_directory_iterator(sample_folder.path())) {
     if (entry.is_regular_file() && entry.path().filename() != "lock") files.push_back(entry.path());
@@ -236,7 +277,7 @@ TEST(StoreProof, EveryBitIsGuarded) {
       std::string altered = whole;
       altered[bit / 8] ^= static_cast<char>(1 << bit % 8);
       std::ofstream(copy.path() + "/" + std::filesystem::relative(file, sample_folder.path()).string(), std::ios::binary) << altered;
-      check_altered(copy.path(), model, file.extension() == ".idx", ++flips % 3 == 0);
+      check_altered(copy.path(), GetParam(), model, file.extension() == ".idx", ++flips % 3 == 0);
       if (testing::Test::HasFailure()) return;
     }
   }

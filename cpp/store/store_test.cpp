@@ -37,11 +37,14 @@ void expect_error(Code code, Fn&& fn) {
   }
 }
 
-TEST(Store, GivesBackWhatWasPut) {
+class Stores : public EitherKind {};
+MHV_EITHER_KIND(Stores);
+
+TEST_P(Stores, GivesBackWhatWasPut) {
   TempFolder temp;
   Model model;
   {
-    auto store = Store::open(temp.path());
+    auto store = open(temp.path());
     const auto root = model.commit(*store, 1, 0, {{0, 10}, {1, 11}, {5, 12}, {6, 0}}, 100'000);
     EXPECT_EQ(root.pages, 3u);  // a page of zeros needs no entry in a root
     EXPECT_EQ(root.pages_stored, 3u);
@@ -54,14 +57,14 @@ TEST(Store, GivesBackWhatWasPut) {
     EXPECT_EQ(store->get(uuid(2)).disks.at(0).snapshot, "s");
     EXPECT_EQ(store->get(uuid(2)).blocks, model.info(2).blocks);
   }
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   model.check(*store);
 }
 
-TEST(Store, KeepsOneCopyOfAContent) {
+TEST_P(Stores, KeepsOneCopyOfAContent) {
   TempFolder temp;
   Model model;
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   std::map<std::uint32_t, std::uint32_t> same;
   for (std::uint32_t page = 0; page < 16; ++page) same[page] = 7;
   EXPECT_EQ(model.commit(*store, 1, 0, same, 0).pages_stored, 1u);
@@ -72,9 +75,9 @@ TEST(Store, KeepsOneCopyOfAContent) {
   model.check(*store);
 }
 
-TEST(Store, LastPutOfAPageCounts) {
+TEST_P(Stores, LastPutOfAPageCounts) {
   TempFolder temp;
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   Model model;
   Writer writer = store->begin("");
   writer.put(PageNo{3}, content(5));
@@ -86,10 +89,10 @@ TEST(Store, LastPutOfAPageCounts) {
   EXPECT_TRUE(store->resolve(uuid(1))[3].is_zero_page());
 }
 
-TEST(Store, TellsTheDifferenceOfAnyTwo) {
+TEST_P(Stores, TellsTheDifferenceOfAnyTwo) {
   TempFolder temp;
   Model model;
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   model.commit(*store, 1, 0, {{0, 1}, {1, 2}, {2, 3}});
   model.commit(*store, 2, 1, {{0, 11}, {3, 4}});
   model.commit(*store, 3, 1, {{1, 12}, {3, 4}});
@@ -106,13 +109,13 @@ TEST(Store, TellsTheDifferenceOfAnyTwo) {
   EXPECT_EQ(store->difference(uuid(2), uuid(3)).size(), 3u);  // page 3 too, though it is the same in both
 }
 
-TEST(Store, RemovesInAnyOrder) {
+TEST_P(Stores, RemovesInAnyOrder) {
   std::vector<unsigned> order{1, 2, 3, 4, 5};
   do {
     TempFolder temp;
     Model model;
     const StoreOptions options{std::make_shared<FaultyFiles>(), 3 * kPageSize};
-    auto store = Store::open(temp.path(), options);
+    auto store = open(temp.path(), options);
     model.commit(*store, 1, 0, {{0, 1}, {1, 3}, {2, 5}, {3, 7}});
     model.commit(*store, 2, 1, {{0, 11}, {1, 0}, {4, 9}});
     model.commit(*store, 3, 2, {{0, 1}, {5, 13}});
@@ -123,7 +126,7 @@ TEST(Store, RemovesInAnyOrder) {
       model.check(*store);
       if (id == 2) {
         store.reset();
-        store = Store::open(temp.path(), options);
+        store = open(temp.path(), options);
         model.check(*store);
       }
     }
@@ -134,11 +137,11 @@ TEST(Store, RemovesInAnyOrder) {
   } while (std::next_permutation(order.begin(), order.end()));
 }
 
-TEST(Store, GivesSpaceBack) {
+TEST_P(Stores, GivesSpaceBack) {
   TempFolder temp;
   Model model(400);
   const StoreOptions options{nullptr, 40 * kPageSize};
-  auto store = Store::open(temp.path(), options);
+  auto store = open(temp.path(), options);
   std::map<std::uint32_t, std::uint32_t> first, second;
   for (std::uint32_t page = 0; page < 400; ++page) {
     first[page] = 2 * page + 1;
@@ -153,7 +156,7 @@ TEST(Store, GivesSpaceBack) {
   model.check(*store);
   EXPECT_EQ(store->compact(true), std::nullopt);
   store.reset();
-  store = Store::open(temp.path(), options);
+  store = open(temp.path(), options);
   model.check(*store);
   model.commit(*store, 3, 2, first);
   model.remove(*store, 2);
@@ -166,16 +169,16 @@ TEST(Store, GivesSpaceBack) {
   model = Model(400);
   model.commit(*store, 1, 0, first);
   store.reset();
-  store = Store::open(temp.path(), options);
+  store = open(temp.path(), options);
   model.check(*store);
 }
 
 // Thinning at 40 a second: what goes costs what it says, not what the root says; the pages that only it saw come free.
-TEST(Store, ThinsALongChainInBatches) {
+TEST_P(Stores, ThinsALongChainInBatches) {
   TempFolder temp;
   constexpr std::uint32_t kPages = 20'000, kHot = 40;
   Model model(kPages);
-  auto store = Store::open(temp.path(), {nullptr, 200 * kPageSize});
+  auto store = open(temp.path(), {nullptr, 200 * kPageSize});
   std::map<std::uint32_t, std::uint32_t> all;
   for (std::uint32_t page = 0; page < kPages; ++page) all[page] = 2 * (page % 500) + 2;
   model.commit(*store, 1, 0, all);
@@ -204,15 +207,15 @@ TEST(Store, ThinsALongChainInBatches) {
   EXPECT_LT(store->bytes_on_disk(), root + 100 * kPageSize);  // 80 pages are hot
   model.check(*store);
   store.reset();
-  store = Store::open(temp.path());
+  store = open(temp.path());
   model.check(*store);
 }
 
-TEST(Store, ADeltaKeepsItsBase) {
+TEST_P(Stores, ADeltaKeepsItsBase) {
   TempFolder temp;
   Model model;
   const StoreOptions options{nullptr, 2 * kPageSize};
-  auto store = Store::open(temp.path(), options);
+  auto store = open(temp.path(), options);
   model.commit(*store, 1, 0, {{0, 2001}, {1, 2003}, {2, 2005}});
   // Patches of page 0 in 1; then nobody but them needs that.
   for (unsigned id = 2; id < 12; ++id) {
@@ -227,7 +230,7 @@ TEST(Store, ADeltaKeepsItsBase) {
   }
   EXPECT_EQ(store->stat().delta, 1u);
   store.reset();
-  store = Store::open(temp.path(), options);
+  store = open(temp.path(), options);
   model.check(*store);
   model.commit(*store, 20, 11, {{0, 7}});
   model.remove(*store, 11);
@@ -237,10 +240,10 @@ TEST(Store, ADeltaKeepsItsBase) {
   model.check(*store);
 }
 
-TEST(Store, ListsInPages) {
+TEST_P(Stores, ListsInPages) {
   TempFolder temp;
   Model model;
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   EXPECT_EQ(store->newest(), std::nullopt);
   for (unsigned id = 1; id <= 5; ++id) model.commit(*store, id, id - 1, {{0, id}});
   EXPECT_EQ(store->list("", 2).back().id, uuid(2));
@@ -258,10 +261,10 @@ TEST(Store, ListsInPages) {
   EXPECT_EQ(store->count(), 3u);
 }
 
-TEST(Store, ReadsManyAtOnce) {
+TEST_P(Stores, ReadsManyAtOnce) {
   TempFolder temp;
   Model model(300);
-  auto store = Store::open(temp.path());
+  auto store = open(temp.path());
   std::map<std::uint32_t, std::uint32_t> first, second;
   for (std::uint32_t page = 0; page < 300; ++page) {
     first[page] = page % 5 == 0 ? 0 : page % 3 == 0 ? 2 * page : 2001 + 2 * (page % 50);
@@ -278,11 +281,11 @@ TEST(Store, ReadsManyAtOnce) {
   for (std::size_t i = 0; i < table.size(); ++i) EXPECT_EQ(pages[i], content(model.at(2).contents[i])) << i;
 }
 
-TEST(Store, ADroppedWriterLeavesNothing) {
+TEST_P(Stores, ADroppedWriterLeavesNothing) {
   TempFolder temp;
   Model model;
   const StoreOptions options{nullptr, 3 * kPageSize};
-  auto store = Store::open(temp.path(), options);
+  auto store = open(temp.path(), options);
   model.commit(*store, 1, 0, {{0, 1}});
   const std::uint64_t bytes = store->bytes_on_disk();
   const auto segments = files_of(temp.path(), ".seg").size();
@@ -298,11 +301,11 @@ TEST(Store, ADroppedWriterLeavesNothing) {
   model.check(*store);
 }
 
-TEST(Store, RefusesWhatIsWrong) {
+TEST_P(Stores, RefusesWhatIsWrong) {
   TempFolder temp;
   Model model;
-  auto store = Store::open(temp.path());
-  expect_error(Code::kBusy, [&] { Store::open(temp.path()); });
+  auto store = open(temp.path());
+  expect_error(Code::kBusy, [&] { open(temp.path()); });
   model.commit(*store, 1, 0, {{0, 1}});
   expect_error(Code::kNotFound, [&] { store->begin(uuid(5)); });
   expect_error(Code::kNotFound, [&] { store->get(uuid(5)); });
@@ -325,38 +328,39 @@ TEST(Store, RefusesWhatIsWrong) {
   model.check(*store);
 }
 
-TEST(Store, RefusesAnotherVersion) {
+TEST_P(Stores, RefusesAnotherVersion) {
   TempFolder temp;
   Model model;
-  { model.commit(*Store::open(temp.path()), 1, 0, {{0, 1}}); }
+  { model.commit(*open(temp.path()), 1, 0, {{0, 1}}); }
+  const std::string format = FaultyFiles::read_all(temp.path() + "/FORMAT");
   overwrite(temp.path() + "/FORMAT", "nova-mhv store 1\n");
-  expect_error(Code::kVersion, [&] { Store::open(temp.path()); });
+  expect_error(Code::kVersion, [&] { open(temp.path()); });
   overwrite(temp.path() + "/FORMAT", "something else");
-  expect_error(Code::kCorrupt, [&] { Store::open(temp.path()); });
+  expect_error(Code::kCorrupt, [&] { open(temp.path()); });
   std::filesystem::remove(temp.path() + "/FORMAT");
-  expect_error(Code::kCorrupt, [&] { Store::open(temp.path()); });
-  overwrite(temp.path() + "/FORMAT", format_line());
+  expect_error(Code::kCorrupt, [&] { open(temp.path()); });
+  overwrite(temp.path() + "/FORMAT", format);
   for (const std::filesystem::path& path : {std::filesystem::path(temp.path() + "/CATALOG"), files_of(temp.path(), ".seg").at(0)}) {
     const std::string before = FaultyFiles::read_all(path);
     std::string text = before;
-    text[8] = 3;
-    if (path.extension() != ".seg") text[text.size() / 2 + 8] = 3;
+    text[8] = 7;
+    if (path.extension() != ".seg") text[text.size() / 2 + 8] = 7;
     overwrite(path, text);
-    expect_error(Code::kVersion, [&] { Store::open(temp.path()); });
+    expect_error(Code::kVersion, [&] { open(temp.path()); });
     overwrite(path, before);
   }
-  model.check(*Store::open(temp.path()));
+  model.check(*open(temp.path()));
 }
 
 // Whatever byte is altered, no wrong page comes out and check() tells.
-void alter_and_check(const std::string& folder, const std::filesystem::path& path, const Model& model,
+void alter_and_check(Sealing sealing, const std::string& folder, const std::filesystem::path& path, const Model& model,
                      const std::function<void(std::string&)>& alter) {
   const std::string before = FaultyFiles::read_all(path);
   std::string text = before;
   alter(text);
   overwrite(path, text);
   try {
-    auto store = Store::open(folder);
+    auto store = Store::open(folder, of_kind(sealing));
     EXPECT_FALSE(store->check(nullptr).problems.empty());
     for (const auto& [id, known] : model.all()) {
       try {
@@ -377,18 +381,16 @@ void alter_and_check(const std::string& folder, const std::filesystem::path& pat
   overwrite(path, before);
 }
 
-class Altered : public testing::TestWithParam<const char*> {};
-
-TEST_P(Altered, IsDetected) {
+TEST_P(Stores, AnAlteredByteIsDetected) {
   TempFolder temp;
   Model model;
   {
-    auto store = Store::open(temp.path());
+    auto store = open(temp.path());
     model.commit(*store, 1, 0, {{0, 1}, {1, 2}, {2, 4}});
     model.commit(*store, 2, 1, {{0, 6}});
   }
   std::mt19937 random(7);
-  for (const auto& path : files_of(temp.path(), GetParam())) {
+  for (const auto& path : files_of(temp.path(), ".seg")) {
     for (int round = 0; round < 60; ++round) {
       SCOPED_TRACE(path.string() + " round " + std::to_string(round));
       const bool with_index = round % 2 == 0;
@@ -396,7 +398,7 @@ TEST_P(Altered, IsDetected) {
       if (!with_index) {
         for (const auto& file : index) std::filesystem::remove(file);
       }
-      alter_and_check(temp.path(), path, model, [&](std::string& text) {
+      alter_and_check(GetParam(), temp.path(), path, model, [&](std::string& text) {
         if (round < 45) {
           text[random() % text.size()] ^= static_cast<char>(1 << random() % 8);
         } else {
@@ -406,14 +408,13 @@ TEST_P(Altered, IsDetected) {
       if (HasFailure()) return;
     }
   }
-  model.check(*Store::open(temp.path()));
+  model.check(*open(temp.path()));
 }
-INSTANTIATE_TEST_SUITE_P(Store, Altered, testing::Values(".seg"));
 
-TEST(Store, ADamagedIndexFileIsMadeAgain) {
+TEST_P(Stores, ADamagedIndexFileIsMadeAgain) {
   TempFolder temp;
   Model model;
-  { model.commit(*Store::open(temp.path()), 1, 0, {{0, 1}, {1, 2}, {2, 4}}); }
+  { model.commit(*open(temp.path()), 1, 0, {{0, 1}, {1, 2}, {2, 4}}); }
   std::mt19937 random(3);
   for (int round = 0; round < 40; ++round) {
     const auto path = files_of(temp.path(), ".idx").at(0);
@@ -421,15 +422,15 @@ TEST(Store, ADamagedIndexFileIsMadeAgain) {
     text[random() % text.size()] ^= 1;
     if (round % 3 == 0) text.resize(text.size() / 2);
     overwrite(path, text);
-    model.check(*Store::open(temp.path()));
+    model.check(*open(temp.path()));
   }
 }
 
-TEST(Store, IsReadWhileItIsWritten) {
+TEST_P(Stores, IsReadWhileItIsWritten) {
   TempFolder temp;
   Model model;
   const StoreOptions options{std::make_shared<FaultyFiles>(), 6 * kPageSize};
-  auto store = Store::open(temp.path(), options);
+  auto store = open(temp.path(), options);
   model.commit(*store, 1, 0, {{0, 1}, {1, 3}, {2, 5}});
   const Model::Known fixed = model.at(1);
   std::atomic<bool> stop{false};
@@ -470,20 +471,20 @@ class HastyFiles : public FileOps {
   void sync_directory(const std::string&) override {}
 };
 
-TEST(Store, ALongChain) {
+TEST_P(Stores, ALongChain) {
   TempFolder temp;
   constexpr unsigned kLength = 10'000;
   const StoreOptions options{std::make_shared<HastyFiles>()};
   std::string parent;
   Model model;
-  auto store = Store::open(temp.path(), options);
+  auto store = open(temp.path(), options);
   for (unsigned id = 1; id <= kLength; ++id) {
     Writer writer = store->begin(parent);
     writer.put(PageNo{id % 16}, content(id % 100 + 1));
     parent = writer.commit(model.info(id)).id;
   }
   store.reset();
-  store = Store::open(temp.path(), options);
+  store = open(temp.path(), options);
   EXPECT_EQ(store->list().size(), kLength);
   const PageTable table = store->resolve(parent);
   for (unsigned id = kLength - 15; id <= kLength; ++id) EXPECT_EQ(table[id % 16], store->key_of(content(id % 100 + 1)));

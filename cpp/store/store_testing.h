@@ -15,6 +15,25 @@
 
 namespace mhv::store {
 
+// The same in both kinds of store.
+enum class Sealing { kPlain, kEncrypted };
+
+inline StoreOptions of_kind(Sealing sealing, StoreOptions options = {}) {
+  if (sealing == Sealing::kEncrypted) options.key.emplace(std::string(32, 'k'));
+  return options;
+}
+inline const char* name_of(Sealing sealing) { return sealing == Sealing::kEncrypted ? "encrypted" : "plain"; }
+
+class EitherKind : public testing::TestWithParam<Sealing> {
+ protected:
+  static std::unique_ptr<Store> open(const std::string& folder, const StoreOptions& options = {}) {
+    return Store::open(folder, of_kind(GetParam(), options));
+  }
+};
+#define MHV_EITHER_KIND(suite)                                                                                       \
+  INSTANTIATE_TEST_SUITE_P(Of, suite, testing::Values(mhv::store::Sealing::kPlain, mhv::store::Sealing::kEncrypted), \
+                           [](const auto& kind) { return mhv::store::name_of(kind.param); })
+
 // Gives all space back that can be.
 inline void compact_all(Store& store) {
   while (store.compact(true)) {

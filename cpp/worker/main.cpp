@@ -24,6 +24,7 @@ int run() {
   try {
     mhv::worker::enter_sandbox(start.store_path());
     worker.emplace(control, start, first->fds[0]);
+    mhv::keys::wipe(*first->message.mutable_start()->mutable_store_key());
   } catch (const mhv::Error& error) {
     control.fail(0, error);  // about no request: why this worker ends
     throw;

@@ -149,13 +149,13 @@ TEST_F(SandboxTest, RefusesTheRest) {
 }
 
 TEST_F(SandboxTest, TheStoreWorks) {
-  expect_good([&] {
+  const auto works = [&](const store::StoreOptions& options) {
     const std::string id = "6f1c2d3e-0000-4000-8000-000000000001";
     std::array<std::byte, kPageSize> page{};
     page.fill(std::byte{7});  // compresses, is hashed, and stored
     store::PageKey key;
     {
-      const auto store = store::Store::open(store_);
+      const auto store = store::Store::open(store_, options);
       store::Writer writer = store->begin("");
       key = writer.put(PageNo{3}, page);
       writer.put_device_state(page);
@@ -164,13 +164,19 @@ TEST_F(SandboxTest, TheStoreWorks) {
       info.blocks = {{"pc.ram", 64 * kPageSize}};
       writer.commit(info);
     }
-    const auto again = store::Store::open(store_);
+    const auto again = store::Store::open(store_, options);
     std::array<std::byte, kPageSize> back{};
     again->read(key, back);
     if (back != page || again->list().size() != 1 || !again->check({}).problems.empty()) return 1;
     again->remove_all();
     return again->list().empty() ? kGood : 2;
-  });
+  };
+  expect_good([&] { return works({}); });
+  std::filesystem::remove_all(store_);
+  std::filesystem::create_directories(store_);
+  store::StoreOptions encrypted;
+  encrypted.key.emplace(std::string(32, 'k'));
+  expect_good([&] { return works(encrypted); });
 }
 
 TEST_F(SandboxTest, FilesOfTheStoreWork) {

@@ -16,11 +16,19 @@ constexpr double kOverheadMaxPercent = 10;
 constexpr std::chrono::nanoseconds kFaultCost{3000};
 constexpr auto kProgressEvery = std::chrono::milliseconds(100);
 
-std::unique_ptr<store::Store> open_store(const std::string& folder) {
+std::unique_ptr<store::Store> open_store(const protocol::WorkerStart& start) {
+  store::StoreOptions options;
+  if (!start.store_key().empty()) options.key.emplace(start.store_key());
+  options.refuse_plain = start.refuse_plain_store();
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   for (;;) {
     try {
-      return store::Store::open(folder);
+      auto store = store::Store::open(start.store_path(), options);
+      if (options.key && !store->encrypted()) {
+        spdlog::warn("guest {} ({}): its store is not encrypted, though there is a key: it is older, or somebody put it there",
+                     start.name(), start.guest());
+      }
+      return store;
     } catch (const Error& error) {
       if (error.code() != Code::kBusy || std::chrono::steady_clock::now() > deadline) throw;
       std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the former worker is finishing
@@ -37,7 +45,7 @@ Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& r
       store_path_(start.store_path()),
       options_(start.options()),
       state_(run_state),
-      store_(open_store(start.store_path())) {
+      store_(open_store(start)) {
   report("stopped");
 }
 

@@ -4,9 +4,12 @@
 //                     anything else  one progress, then a checkpoint of that name
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
 //                     of another is done, in place unless mhvd says that the process is new
-// A guest named "broken" cannot be served: kVersion, and the end. The message of an attached guest is "new" or "again",
-// by what mhvd said of the userfaultfd, with "memory, " before it when mhvd handed over the memory first.
+// A guest named "broken" cannot be served: kVersion, with the digits of the key that mhvd gave as its message, and the end.
+// The message of an attached guest is "new" or "again", by what mhvd said of the userfaultfd, with "memory, " before it when mhvd
+// handed over the memory first.
 #include <unistd.h>
+
+#include <cstdio>
 
 #include "base/error.h"
 #include "base/frame.h"
@@ -61,13 +64,23 @@ void answer(const protocol::Request& request) {
   report(out);
 }
 
+std::string in_hex(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    char two[3];
+    std::snprintf(two, sizeof two, "%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    out += two;
+  }
+  return out;
+}
+
 int serve() {
   std::string before;
   while (const auto frame = receive_frame(kControl)) {
     protocol::WorkerCommand command;
     if (!command.ParseFromString(frame->payload)) return 1;
     if (command.has_start() && command.start().name() == "broken") {
-      fail(0, Code::kVersion, "store of version 99");
+      fail(0, Code::kVersion, in_hex(command.start().store_key()));
       return 1;
     }
     if (command.has_start()) report_state("stopped");
