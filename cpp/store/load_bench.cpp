@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "store/files.h"
 #include "store/page_namer.h"
+#include "store/random.h"
 #include "store/store.h"
 
 namespace mhv::store {
@@ -139,7 +140,7 @@ class Load {
       }
     }
     memcpy_GBps_ = static_cast<double>(raw_bytes_) / start.seconds() / 1e9;
-    const PageNamer name(random_secret());
+    const PageNamer name({random_bytes<Secret>(), std::nullopt});
     const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> zstd(ZSTD_createCCtx(), &ZSTD_freeCCtx);
     std::vector<char> room(ZSTD_compressBound(kPageSize));
     Page back;
