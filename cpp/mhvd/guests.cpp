@@ -6,6 +6,7 @@
 
 #include "mhvd/guest_conf.h"
 #include "mhvd/request_check.h"
+#include "mhvd/uffd_record.h"
 
 namespace mhv::mhvd {
 namespace {
@@ -185,7 +186,10 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
   }
   std::error_code ignored;
   std::filesystem::remove(config_.run_state_path(uuid), ignored);
-  std::filesystem::remove(config_.uffd_record_path(uuid), ignored);
+  // Without a worker (its store could not be opened) nothing ended the tracking: the next attach has to find it.
+  const std::string tracked = config_.uffd_record_path(uuid);
+  const auto record = load_uffd_record(tracked);
+  if (!record || !record->tracking || identify_process(record->process.pid) != record->process) std::filesystem::remove(tracked, ignored);
   std::filesystem::remove(config_.ramblock_record_path(uuid), ignored);
   spdlog::info("guest {}: forgotten", uuid);
 }

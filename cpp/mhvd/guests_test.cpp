@@ -287,11 +287,14 @@ TEST_F(GuestsTest, ForgetsAStoreThatNobodyCanOpen) {
   conf.set_name("broken");
   conf.mutable_options()->add_services("checkpoint");
   save_guest_conf(config_.guest_dir(kUuid), conf);
+  const UffdRecord tracked{qemu.id(), 7, true};
+  save_uffd_record(config_.uffd_record_path(kUuid), tracked);
   restart();
   protocol::Request request;
   request.mutable_forget()->set_guest("broken");
   ask(request);
   EXPECT_FALSE(std::filesystem::exists(config_.guest_dir(kUuid)));
+  EXPECT_EQ(load_uffd_record(config_.uffd_record_path(kUuid)), tracked) << "nobody ended the tracking: the next attach goes on with it";
 }
 
 TEST_F(GuestsTest, GivesAWorkerTheKeyOfItsGuestAlone) {

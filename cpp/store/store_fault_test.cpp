@@ -149,7 +149,7 @@ class Faults : public testing::TestWithParam<std::tuple<Mode, Sealing>> {};
 TEST_P(Faults, EveryStepOfEveryChange) {
   for (const Scenario& scenario : scenarios()) {
     const auto [mode, sealing] = GetParam();
-    const unsigned rounds = mode != Mode::kUnluckyPowerLoss ? 1 : sealing == Sealing::kPlain ? 4 : 2;
+    const unsigned rounds = mode != Mode::kUnluckyPowerLoss || kSanitized ? 1 : sealing == Sealing::kPlain ? 4 : 2;
     unsigned steps = 0;
     for (unsigned at = 1;; ++at) {
       bool any = false;
