@@ -20,6 +20,10 @@ constexpr std::uint32_t kCopyBeforePauseMin = 32;
 // A pause looks at all memory of a guest of 256 MiB; of a larger one only where it was written lately, which may have to be
 // done again.
 constexpr std::uint32_t kLookedAtPagesMax = 1u << 16;
+// Where it had to be done again twice in a row, so many checkpoints look at everything: a guest that sweeps through its memory is
+// not stopped twice for each.
+constexpr std::uint32_t kMissesMax = 2;
+constexpr std::uint32_t kWholeAfterMisses = 8;
 constexpr int kStreamRoundsMax = 5;
 constexpr std::uint32_t kStreamRunPages = 256;
 
@@ -106,11 +110,18 @@ void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Pa
 Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
   guest_.saver.prepare();
   Paused out;
-  for (bool lately = guest_.ram.pages() > kLookedAtPagesMax; disks.prepare(); lately = false) {
+  bool lately = guest_.ram.pages() > kLookedAtPagesMax && whole_ == 0;
+  if (whole_ > 0) --whole_;
+  for (; disks.prepare(); lately = false) {
     const auto from = std::chrono::steady_clock::now();
     copy_at_rest(todo, lately, out);
     out.pause_us += microseconds_since(from);
     const bool all = !lately || guest_.tracker.nothing_elsewhere();
+    if (lately) misses_ = all ? 0 : misses_ + 1;
+    if (misses_ == kMissesMax) {
+      misses_ = 0;
+      whole_ = kWholeAfterMisses;
+    }
     if (disks.held() && all) return out;
     todo.clear();
   }

@@ -53,6 +53,8 @@ class Checkpointer {
   Lineage& lineage_;
   DiskPoints& disk_points_;
   Staging staging_;
+  std::uint32_t misses_ = 0;  // pauses in a row that did not look at enough
+  std::uint32_t whole_ = 0;   // checkpoints to come whose pause looks at everything
 };
 
 }  // namespace mhv::checkpoint
