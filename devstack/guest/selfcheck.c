@@ -418,6 +418,7 @@ static void *watch_button(void *arg) {
   for (struct input_event event; read(input, &event, sizeof event) == sizeof event;) {
     if (event.type != EV_KEY || event.code != KEY_POWER || event.value != 1) continue;
     say("MHV: power button\n");
+    pthread_mutex_lock(&disk_lock);  // for ever: the disk ends before this program does
     sync();
     reboot(RB_POWER_OFF);
   }
