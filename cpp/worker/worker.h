@@ -31,7 +31,8 @@ inline void no_progress(const char*, std::uint64_t, std::uint64_t) {}
 // touches the guest or writes the store, in the order asked. mutex_ guards the queue, and nothing is called under it.
 class Worker {
  public:
-  // Opens the store; waits for a former worker to let go of it. `start` is needed no longer then. `run_state` is the file shared with later workers.
+  // Opens the store; waits for a former worker to let go of it. `start` is needed no longer then. `run_state` is the file shared with later
+  // workers.
   Worker(Control& control, const protocol::WorkerStart& start, const Fd& run_state);
 
   // Until mhvd is gone; what is under way is finished first. Returns the exit status.
