@@ -91,17 +91,6 @@ const MapsEntry& mapping_of(const std::vector<MapsEntry>& maps, std::uint64_t ad
 
 bool have_qemu() { return ::access(kQemu, X_OK) == 0; }
 
-TempFolder::TempFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "mhv-guest-XXXXXX").string();
-  if (::mkdtemp(name.data()) == nullptr) throw_errno("cannot make a folder");
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
 Output run(const std::vector<std::string>& arguments) {
   const Fd output = Fd::memory("output");
   const pid_t pid = spawn(arguments, output.get());

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/temp_folder_test.h"
 #include "guest/machine.h"
 #include "guest/qmp.h"
 #include "guest/ram.h"
@@ -17,17 +18,7 @@ namespace mhv::guest::testing {
 
 bool have_qemu();
 
-class TempFolder {
- public:
-  TempFolder();
-  ~TempFolder();
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-
- private:
-  std::filesystem::path path_;
-};
+using mhv::TempFolder;
 
 // Runs a program; its exit status (or 128 + signal), and what it wrote.
 struct Output {

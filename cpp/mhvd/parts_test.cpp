@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/temp_folder_test.h"
 #include "mhvd/attach.h"
 #include "mhvd/guest_conf.h"
 #include "mhvd/request_check.h"
@@ -97,21 +98,19 @@ TEST(Requests, IdsHoldsAndDescriptors) {
 }
 
 TEST(GuestConf, RoundTripsAndRejectsAnotherGuests) {
-  std::string pattern = "/tmp/mhvd-conf-XXXXXX";
-  const std::string folder = ::mkdtemp(pattern.data());
+  const TempFolder folder;
   protocol::GuestConf conf;
   conf.set_uuid(kUuid);
   conf.set_name("s1");
   conf.mutable_options()->add_services("checkpoint");
-  save_guest_conf(folder + "/" + kUuid, conf);
-  std::filesystem::create_directory(folder + "/not-a-uuid");
-  EXPECT_EQ(load_guest_conf(folder + "/" + kUuid, kUuid).name(), "s1");
-  EXPECT_EQ(list_guests(folder), std::vector<std::string>{kUuid});
-  EXPECT_THROW(load_guest_conf(folder + "/" + kUuid, "other"), Error);
+  save_guest_conf(folder.file(kUuid), conf);
+  std::filesystem::create_directory(folder.file("not-a-uuid"));
+  EXPECT_EQ(load_guest_conf(folder.file(kUuid), kUuid).name(), "s1");
+  EXPECT_EQ(list_guests(folder.path()), std::vector<std::string>{kUuid});
+  EXPECT_THROW(load_guest_conf(folder.file(kUuid), "other"), Error);
   EXPECT_THROW(parse_guest_conf("\xff\xff", kUuid), Error);
   EXPECT_THROW(parse_guest_conf(std::string(100'000, 'x'), kUuid), Error);
-  EXPECT_TRUE(list_guests(folder + "/nothing").empty());
-  std::filesystem::remove_all(folder);
+  EXPECT_TRUE(list_guests(folder.file("nothing")).empty());
 }
 
 TEST(GuestConf, Uuids) {
@@ -131,15 +130,13 @@ TEST(UffdRecord, RoundTrips) {
 }
 
 TEST(RamblockRecord, IsOfOneProcess) {
-  std::string pattern = "/tmp/mhvd-parts-XXXXXX";
-  const std::string folder = ::mkdtemp(pattern.data());
-  const std::string path = folder + "/record";
+  const TempFolder folder;
+  const std::string path = folder.file("record");
   EXPECT_FALSE(load_ramblock_record(path, {123, 456}));
   save_ramblock_record(path, {123, 456}, "Block Name\npc.ram\n");
   EXPECT_EQ(load_ramblock_record(path, {123, 456}), "Block Name\npc.ram\n");
   EXPECT_FALSE(load_ramblock_record(path, {123, 45}));
   EXPECT_FALSE(load_ramblock_record(path, {12, 456}));
-  std::filesystem::remove_all(folder);
 }
 
 TEST(UffdRecord, StartTimeBehindAnyName) {

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/frame.h"
+#include "base/temp_folder_test.h"
 
 namespace mhv::mhvd {
 namespace {
@@ -17,30 +18,25 @@ namespace {
 class ServerTest : public ::testing::Test {
  protected:
   ServerTest() {
-    std::string pattern = "/tmp/mhvd-server-XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    server_ =
-        std::make_unique<Server>(folder_ + "/s", [](const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress) {
-          if (request.has_detach()) throw Error(Code::kNotFound, "no guest", "look");
-          if (request.has_forget()) throw std::runtime_error("odd");
-          protocol::Reply reply;
-          reply.mutable_progress()->set_stage("working");
-          progress(reply);
-          reply.Clear();
-          reply.mutable_export_done()->set_bytes(fds.size());
-          return reply;
-        });
+    server_ = std::make_unique<Server>(folder_.file("s"),
+                                       [](const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress) {
+                                         if (request.has_detach()) throw Error(Code::kNotFound, "no guest", "look");
+                                         if (request.has_forget()) throw std::runtime_error("odd");
+                                         protocol::Reply reply;
+                                         reply.mutable_progress()->set_stage("working");
+                                         progress(reply);
+                                         reply.Clear();
+                                         reply.mutable_export_done()->set_bytes(fds.size());
+                                         return reply;
+                                       });
   }
-  ~ServerTest() override {
-    server_.reset();
-    std::filesystem::remove_all(folder_);
-  }
+  ~ServerTest() override { server_.reset(); }
 
   Fd connect() {
     Fd fd = Fd::own(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    std::strncpy(address.sun_path, (folder_ + "/s").c_str(), sizeof address.sun_path - 1);
+    std::strncpy(address.sun_path, (folder_.file("s")).c_str(), sizeof address.sun_path - 1);
     EXPECT_EQ(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
     return fd;
   }
@@ -55,7 +51,7 @@ class ServerTest : public ::testing::Test {
 
   static void send(const Fd& fd, const protocol::Request& request) { send_frame(fd.get(), request.SerializeAsString()); }
 
-  std::string folder_;
+  TempFolder folder_;
   std::unique_ptr<Server> server_;
 };
 

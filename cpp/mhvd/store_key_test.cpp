@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/temp_folder_test.h"
 #include "mhvd/config.h"
 
 namespace mhv::mhvd {
@@ -18,13 +19,6 @@ using ::testing::HasSubstr;
 
 class StoreKey : public testing::Test {
  protected:
-  StoreKey() {
-    std::string pattern = "/tmp/mhvd-test-XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    path_ = folder_ + "/key";
-  }
-  ~StoreKey() override { std::filesystem::remove_all(folder_); }
-
   void write(const std::string& text, mode_t mode = 0400) {
     std::filesystem::remove(path_);
     std::ofstream(path_, std::ios::binary) << text;
@@ -42,7 +36,8 @@ class StoreKey : public testing::Test {
     }
   }
 
-  std::string folder_, path_;
+  TempFolder folder_;
+  const std::string path_ = folder_.file("key");
 };
 
 TEST_F(StoreKey, IsReadInBothForms) {
