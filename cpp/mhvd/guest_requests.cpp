@@ -140,7 +140,11 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
   protocol::WorkerCommand command;
   *command.mutable_request() = std::move(request);
   try {
-    worker->send(command, fds);
+    try {
+      worker->send(command, fds);
+    } catch (const Error& error) {
+      if (error.code() != Code::kUnavailable) throw;  // else the worker has ended, and its end is the reply
+    }
     worker.reset();
     lock.lock();
     while (!pending->reply) {

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <filesystem>
 
+#include "base/temp_folder_test.h"
 #include "mhvd/guest_conf.h"
 #include "mhvd/store_key.h"
 #include "mhvd/uffd_record.h"
@@ -101,17 +102,12 @@ class FakeHypervisor : public Hypervisor {
 class GuestsTest : public ::testing::Test {
  protected:
   GuestsTest() {
-    std::string pattern = "/tmp/mhvd-test-XXXXXX";
-    folder_ = ::mkdtemp(pattern.data());
-    config_.run_dir = folder_ + "/run";
-    config_.state_dir = folder_ + "/state";
+    config_.run_dir = folder_.file("run");
+    config_.state_dir = folder_.file("state");
     config_.worker = MHV_FAKE_WORKER;
     restart();
   }
-  ~GuestsTest() override {
-    guests_.reset();
-    std::filesystem::remove_all(folder_);
-  }
+  ~GuestsTest() override { guests_.reset(); }
 
   void restart() {
     guests_.reset();
@@ -156,7 +152,7 @@ class GuestsTest : public ::testing::Test {
     return Code::kInternal;
   }
 
-  std::string folder_;
+  TempFolder folder_;
   Config config_;
   FakeHypervisor host_;
   std::vector<std::string> progress_;
@@ -275,6 +271,15 @@ TEST_F(GuestsTest, SaysWhyAWorkerCannotServe) {
     EXPECT_EQ(error.code(), Code::kVersion);
     EXPECT_STREQ(error.what(), "");  // no key
   }
+}
+
+TEST_F(GuestsTest, ARequestHearsWhyItsWorkerEnded) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  const protocol::Reply reply = create("broken");
+  EXPECT_EQ(reply.error().code(), static_cast<std::uint32_t>(Code::kPermission));
+  EXPECT_EQ(reply.error().message(), "another key");
 }
 
 // A store of another version, of another key, or without its FORMAT.

@@ -1,5 +1,6 @@
 // Speaks mhv-worker's protocol for the tests of mhvd; the requests say how it behaves:
 //   checkpoint_create name "die"     ends in the middle
+//                     name "broken"  says kPermission about no request, then ends
 //                     name "refuse"  is refused with kNoSpace
 //                     anything else  one progress, then a checkpoint of that name
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
@@ -40,6 +41,10 @@ void fail(std::uint64_t id, Code code, const std::string& message) {
 
 void create(std::uint64_t id, const std::string& name) {
   if (name == "die") ::_exit(1);
+  if (name == "broken") {
+    fail(0, Code::kPermission, "another key");
+    ::_exit(1);
+  }
   if (name == "refuse") return fail(id, Code::kNoSpace, "full");
   protocol::WorkerReport out;
   out.mutable_reply()->set_id(id);
