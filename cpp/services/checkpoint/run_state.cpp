@@ -58,6 +58,7 @@ RunState::~RunState() { ::munmap(page_, kPageSize); }
 
 void RunState::bind(std::int32_t qemu_pid, std::uint64_t qemu_start_time) {
   if (page_->qemu_pid == qemu_pid && page_->qemu_start_time == qemu_start_time) return;
+  const std::lock_guard lock(current_mutex_);
   page_->magic = 0;  // a death in here leaves a page that counts as empty
   std::memset(static_cast<void*>(page_), 0, sizeof *page_);
   page_->qemu_pid = qemu_pid;
@@ -70,7 +71,10 @@ RunState::Phase RunState::phase() const {
   return value <= static_cast<std::uint32_t>(Phase::kRestoring) ? static_cast<Phase>(value) : Phase::kRunning;
 }
 std::string RunState::base() const { return page_->base_valid == 1 ? text(page_->base) : std::string(); }
-std::string RunState::current() const { return text(page_->base); }
+std::string RunState::current() const {
+  const std::lock_guard lock(current_mutex_);
+  return text(page_->base);
+}
 std::string RunState::target() const { return text(page_->target); }
 bool RunState::runs_after_restore() const { return page_->runs_after_restore == 1; }
 std::string RunState::filling() const { return page_->filling == 1 ? text(page_->fill) : std::string(); }
@@ -95,6 +99,7 @@ void RunState::end_fill() { page_->filling = 0; }
 void RunState::forget_base() { page_->base_valid = 0; }
 
 void RunState::set_base(const std::string& id) {
+  const std::lock_guard lock(current_mutex_);
   page_->base_valid = 0;
   std::atomic_thread_fence(std::memory_order_seq_cst);
   put(page_->base, id);

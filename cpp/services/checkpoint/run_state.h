@@ -12,13 +12,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 
 #include "base/fd.h"
 
 namespace mhv::checkpoint {
 
-// One writer. Survives the process (the mapping is MAP_SHARED on tmpfs), not the host.
+// One thread at a time; current() from any. Survives the process (the mapping is MAP_SHARED on tmpfs), not the host.
 class RunState {
  public:
   enum class Phase : std::uint32_t { kRunning = 0, kStopped = 1, kRestoring = 2 };
@@ -52,6 +53,7 @@ class RunState {
  private:
   struct Page;
   Page* page_;
+  mutable std::mutex current_mutex_;  // an id is longer than what is written at once
 };
 
 }  // namespace mhv::checkpoint
