@@ -151,7 +151,7 @@ TEST_P(Faults, EveryStepOfEveryChange) {
     const auto [mode, sealing] = GetParam();
     const unsigned rounds = mode != Mode::kUnluckyPowerLoss || kSanitized ? 1 : sealing == Sealing::kPlain ? 4 : 2;
     unsigned steps = 0;
-    for (unsigned at = 1;; at += kSanitized ? 2 : 1) {
+    for (unsigned at = 1;; at += kSanitized ? 5 : 1) {
       bool any = false;
       for (unsigned round = 0; round < rounds; ++round) {
         SCOPED_TRACE(std::string(scenario.name) + ", step " + std::to_string(at) + ", luck " + std::to_string(round));
