@@ -182,9 +182,7 @@ void ModelGuest::act() {
     lose_entries(range);
   } else if (choice == 4 && filling()) {
     say("fill");
-    each(range, [&](std::uint32_t i, ModelPage& page) {
-      if (page.to_fill) fill(i, page);
-    });
+    each(range, [&](std::uint32_t i, ModelPage& page) { fill(i, page); });
   } else if (choice == 5 && chance(1, 20)) {
     note("  write every other page");
     write({ram_->blocks().back().first, kBlocks.back()}, 2);

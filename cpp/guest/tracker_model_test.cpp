@@ -179,6 +179,7 @@ class History {
   }
 
   void detach() {
+    const Fd of_qemu = uffd_.duplicate();  // closing all others unregisters nothing
     const End end = run("detach", [&] { tracker_->detach(); });
     if (end != End::kDone) return take_over();  // what is not registered any more counts as written
     guest_.take_entries(false);
