@@ -107,22 +107,24 @@ std::vector<PageRange> Tracker::written(const RamBlock& block, PageRange within)
 }
 
 // Of private memory, what is in swap has a page table entry of its own, which tells whether it was written.
-std::vector<PageRange> Tracker::mapped(const RamBlock& block) const {
-  std::vector<PageRange> pages = scan(block, all_of(block), block.shared ? sys::Select::kPresent : sys::Select::kPresentOrSwapped, false);
+std::vector<PageRange> Tracker::mapped(const RamBlock& block, PageRange within) const {
+  std::vector<PageRange> pages = scan(block, within, block.shared ? sys::Select::kPresent : sys::Select::kPresentOrSwapped, false);
   normalize(pages);
   return pages;
 }
 
-// What was mapped at the last look and is not now; everything that is not, when there was none.
+// What was mapped at the last look, or returned as written since, and is not now; everything that is not, when there was no look.
 std::vector<PageRange> Tracker::unmapped_since(std::size_t index) {
   const RamBlock& block = ram_.blocks()[index];
-  std::vector<PageRange> now = mapped(block);
+  std::vector<PageRange> now = mapped(block, all_of(block));
   std::vector<PageRange> gone;
   if (mapped_[index]) {
+    normalize(*mapped_[index]);
     gone = subtract(*mapped_[index], now);
-    // A marker, so that a huge page does not take its place.
     for (const auto& range : gone) {
+      // A marker, so that a huge page does not take its place. What came back before that is protected now, and mapped.
       sys::uffd_protect(uffd_.get(), host_of(block, range.first), std::uint64_t{range.count} << kPageShift);
+      append(now, mapped(block, range));
     }
   } else {
     gone = subtract({all_of(block)}, now);
@@ -144,7 +146,11 @@ std::vector<PageRange> Tracker::collect(bool unmapped_too, bool lately) {
     std::vector<PageRange> pages;
     for (const auto& range : lately ? regions(i, true) : std::vector{all_of(block)}) append(pages, written(block, range));
     note(i, pages);
-    if (unmapped_too) append(pages, unmapped_since(i));
+    if (unmapped_too) {
+      append(pages, unmapped_since(i));
+    } else if (mapped_[i] && !pages_stay_) {
+      append(*mapped_[i], pages);
+    }
     normalize(pages);
     append(found, pages);
   }
@@ -181,7 +187,7 @@ void Tracker::reset() {
   unsure_ = true;
   for (std::size_t i = 0; i < ram_.blocks().size(); ++i) {
     written(ram_.blocks()[i], all_of(ram_.blocks()[i]));
-    if (!pages_stay_) mapped_[i] = mapped(ram_.blocks()[i]);
+    if (!pages_stay_) mapped_[i] = mapped(ram_.blocks()[i], all_of(ram_.blocks()[i]));
   }
   check_alive();
   unsure_ = false;

@@ -6,7 +6,8 @@
 //   written    there is an entry for it, without a wp bit                              -> returned, and protected
 //   protected  present or swapped, with the wp bit                                     as collect() left it
 //   unmapped   no entry, or (shared memory) only a marker: never touched, or PUNCHED;  -> returned when it was mapped at
-//              a punched page of shared memory keeps its protection                       the last collect()
+//              a punched page of shared memory keeps its protection                       the last collect(), or returned
+//                                                                                         as written since
 //
 // Memory that was never touched gets no page tables and no markers: a scan costs what was touched, not what the guest
 // could touch. A guest writes to the same regions for a while: a scan of those alone, and a look at all the others when
@@ -16,8 +17,9 @@
 //
 // LIMIT: a page of shared memory that is punched and then only read (never written) between two collect() calls looks
 // protected, and so does one that QEMU did not map when it was punched. Both need a guest that gave the page back through
-// its balloon, and whoever uses this has to look at everything then. And swap must not be turned on and off again between
-// two calls.
+// its balloon, and whoever uses this has to look at everything then. So does one that had no entry at the last collect(), and got one
+// and was punched before any look: it is as if it had never been touched. And swap must not be turned on and off again between two
+// calls.
 #pragma once
 
 #include <optional>
@@ -66,7 +68,7 @@ class Tracker {
   sys::Select select_written(const RamBlock& block) const;
   std::vector<PageRange> scan(const RamBlock& block, PageRange within, sys::Select select, bool protect) const;
   std::vector<PageRange> written(const RamBlock& block, PageRange within) const;
-  std::vector<PageRange> mapped(const RamBlock& block) const;
+  std::vector<PageRange> mapped(const RamBlock& block, PageRange within) const;
   std::vector<PageRange> unmapped_since(std::size_t index);
   std::vector<PageRange> collect(bool unmapped_too, bool lately);
   void check_alive() const;
@@ -78,7 +80,7 @@ class Tracker {
   bool (*host_swaps_)();
   bool pages_stay_ = false;
   bool unsure_;  // nothing is protected yet, or a collect() failed half-way
-  // By block: what was mapped at the last look, ascending; nullopt: this engine has not looked yet.
+  // By block: what was mapped at the last look, or returned as written since, in any order; nullopt: this engine has not looked yet.
   std::vector<std::optional<std::vector<PageRange>>> mapped_;
   // By block and region: the value of collects_ when anything was last found there.
   std::vector<std::vector<std::uint64_t>> found_;

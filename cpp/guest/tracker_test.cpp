@@ -20,7 +20,9 @@
 #include "base/error.h"
 #include "guest/fixture_test.h"
 #include "guest/page_ranges.h"
+#include "guest/sequence_points_test.h"
 #include "guest/slow_file_test.h"
+#include "guest/tracker_modes_test.h"
 #include "guest/tracker_sys.h"
 #include "guest/uffd_abi.h"
 
@@ -30,21 +32,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-Fd new_uffd() {
-  const int device = ::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-  if (device < 0) return {};
-  const Fd owner = Fd::own(device);
-  return Fd::own(::ioctl(device, abi::kIoctlNewUffd, O_CLOEXEC | O_NONBLOCK));
-}
-
-enum class Kind { kPrivate, kShared };
-struct Mode {
-  Kind kind;
-  bool two_step;
-  bool host_swaps;
-};
-bool swaps() { return true; }
-bool does_not_swap() { return false; }
+using testing::Kind;
+using testing::Mode;
+using testing::new_uffd;
 
 // One block of 4,096 pages in the middle of a mapping.
 class TrackerTest : public ::testing::TestWithParam<Mode> {
@@ -93,7 +83,7 @@ class TrackerTest : public ::testing::TestWithParam<Mode> {
   }
   Tracker track(const Ram& ram, bool fresh = true) {
     return Tracker(uffd_.duplicate(), Fd::open("/proc/self/pagemap", O_RDONLY), ram, fresh, GetParam().two_step,
-                   GetParam().host_swaps ? &swaps : &does_not_swap);
+                   GetParam().host_swaps_function());
   }
 
   Fd uffd_, file_;
@@ -278,6 +268,36 @@ TEST_P(TrackerTest, InsideAPauseOnlyWrittenPagesAreReturned) {
   EXPECT_THAT(tracker.collect(), IsEmpty());
 }
 
+TEST_P(TrackerTest, WhatAPauseReturnedAndIsPunchedThenIsReturned) {
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  write(7);
+  EXPECT_THAT(tracker.collect_written(), ElementsAre(pages(7, 1)));
+  punch(7, 1);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(7, 1)));
+  EXPECT_THAT(tracker.collect(), IsEmpty());
+}
+
+// Written again between the look at what is mapped and the marker: it is returned, and then protected.
+TEST_P(TrackerTest, APunchedPageThatComesBackDuringTheLookIsReturnedWhenItIsPunchedAgain) {
+  fill();
+  const auto block = ram();
+  Tracker tracker = track(*block);
+  tracker.reset();
+  punch(7, 1);
+  {
+    int ioctls = 0;
+    const testing::SequencePoints points([&]() -> testing::SequencePoints::Fate {
+      if (ioctls++ == 2) write(7);
+      return {};
+    });
+    EXPECT_THAT(tracker.collect(), ElementsAre(pages(7, 1)));
+  }
+  punch(7, 1);
+  EXPECT_THAT(tracker.collect(), ElementsAre(pages(7, 1)));
+}
+
 // Why a disk's requests have to end between a look and a copy (Machine::drain_disks()). Should a kernel tell one day, good.
 TEST_P(TrackerTest, MemoryPinnedForADiskReadChangesWithoutATrace) {
   const testing::TempFolder folder;
@@ -440,14 +460,7 @@ TEST_P(TrackerTest, NothingIsMissedBesideAWriter) {
   for (std::uint32_t i = 0; i < kPages; ++i) EXPECT_EQ(copy[i], first_bytes[i].load()) << i;
 }
 
-INSTANTIATE_TEST_SUITE_P(Modes, TrackerTest,
-                         ::testing::Values(Mode{Kind::kPrivate, false, false}, Mode{Kind::kPrivate, true, false},
-                                           Mode{Kind::kShared, false, false}, Mode{Kind::kShared, true, false},
-                                           Mode{Kind::kShared, false, true}, Mode{Kind::kShared, true, true}),
-                         [](const auto& parameter) {
-                           return std::string(parameter.param.kind == Kind::kShared ? "shared" : "anonymous") +
-                                  (parameter.param.two_step ? "_two_step" : "") + (parameter.param.host_swaps ? "_swap" : "");
-                         });
+INSTANTIATE_TEST_SUITE_P(Modes, TrackerTest, testing::all_modes(), testing::name_of);
 
 TEST(TrackerGone, AProcessThatEndedIsNoticed) {
   int ready[2];
