@@ -58,6 +58,8 @@ class Guest {
   // Passes a request to the worker and waits for the reply that ends it; `progress` gets the others. Throws kUnavailable
   // when there is no worker, or it ends in the middle. Waits a while for a guest that is being attached.
   protocol::Reply call(protocol::Request request, std::span<const int> fds, const ReplyFn& progress);
+  // Of the checkpoint that a QEMU is about to be started for.
+  void read_ahead(const std::string& id);
   // Kept here, too, so that a new worker is told again.
   void hold(const protocol::Hold& hold);
   void release();

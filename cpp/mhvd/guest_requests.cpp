@@ -169,6 +169,22 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
   return reply;
 }
 
+// Nobody waits for it: the restore itself finds what is wrong.
+void Guest::read_ahead(const std::string& id) {
+  std::shared_ptr<WorkerProcess> worker;
+  {
+    const std::lock_guard lock(mutex_);
+    worker = worker_;
+  }
+  protocol::WorkerCommand command;
+  command.set_read_ahead(id);
+  try {
+    if (worker) worker->send(command);
+  } catch (const Error& error) {
+    spdlog::debug("guest {}: {}", label(), error.what());
+  }
+}
+
 void Guest::hold(const protocol::Hold& hold) {
   bool up;
   {

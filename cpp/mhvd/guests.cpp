@@ -204,6 +204,7 @@ protocol::Reply Guests::restore_stopped(const std::shared_ptr<Guest>& guest, con
 
   const Domain domain{guest->uuid(), guest->name(), std::nullopt};
   spdlog::info("guest {} ({}): starting it at checkpoint {}", domain.name, domain.uuid, request.checkpoint_restore().id());
+  guest->read_ahead(request.checkpoint_restore().id());
   hypervisor_.start_paused(domain);
   const auto give_up = [&] {
     hypervisor_.destroy(domain);  // it has not run

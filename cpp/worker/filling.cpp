@@ -18,8 +18,19 @@ constexpr auto kFillBeforeExit = std::chrono::seconds(20);
 }  // namespace
 
 void Worker::make_filler(guest::MissingPages memory, const std::string& id) {
-  filler_ = std::make_unique<checkpoint::Filler>(std::move(memory), *store_, id, store_path_ + "/fault-order",
-                                                 [this] { enqueue([this] { on_fill_change(); }); });
+  ReadAhead ahead = std::exchange(ahead_, {});
+  filler_ =
+      std::make_unique<checkpoint::Filler>(std::move(memory), *store_, id, ahead.id == id ? std::move(ahead.table) : store_->resolve(id),
+                                           store_path_ + "/fault-order", [this] { enqueue([this] { on_fill_change(); }); });
+}
+
+// Whatever is wrong with the checkpoint is told to who asks for its restore.
+void Worker::read_ahead(const std::string& id) {
+  try {
+    ahead_ = {id, store_->resolve(id)};
+  } catch (const Error& error) {
+    spdlog::debug("guest {} ({}): {}", name_, guest_, error.what());
+  }
 }
 
 void Worker::memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds) {

@@ -45,6 +45,10 @@ class Worker {
     std::string reason;
     Clock::time_point until;
   };
+  struct ReadAhead {
+    std::string id;
+    store::PageTable table;
+  };
 
   // --- control thread
   void dispatch(Command command);
@@ -84,6 +88,7 @@ class Worker {
   // --- engine thread: memory that comes page by page (filling.cpp)
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
   void make_filler(guest::MissingPages memory, const std::string& id);
+  void read_ahead(const std::string& id);
   void on_fill_change();
   Clock::time_point wake_at() const;
   bool is_held() const { return held_ && Clock::now() < held_->until; }
@@ -107,6 +112,7 @@ class Worker {
   std::unique_ptr<store::Store> store_;
 
   // Engine thread only; the later use the earlier.
+  ReadAhead ahead_;
   std::optional<guest::MissingPages> memory_;   // of the attached guest, until a filler takes it
   std::unique_ptr<checkpoint::Filler> filler_;  // while memory is being filled on demand
   std::unique_ptr<checkpoint::LiveGuest> live_;

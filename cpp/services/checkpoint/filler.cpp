@@ -24,14 +24,14 @@ Fd new_event() {
 
 }  // namespace
 
-Filler::Filler(guest::MissingPages memory, const store::Store& store, std::string id, std::string order_path,
+Filler::Filler(guest::MissingPages memory, const store::Store& store, std::string id, store::PageTable target, std::string order_path,
                std::function<void()> on_change)
     : memory_(std::move(memory)),
       store_(store),
       id_(std::move(id)),
       order_path_(std::move(order_path)),
       on_change_(std::move(on_change)),
-      target_(store_.resolve(id_)),
+      target_(std::move(target)),
       todo_(memory_.ram().pages()),
       buffer_(kFillRunPages * kPageSize),
       wake_(new_event()) {

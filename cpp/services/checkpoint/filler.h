@@ -39,15 +39,17 @@ namespace mhv::checkpoint {
 // from any.
 class Filler {
  public:
-  // `store` outlives it. `order_path`: fault_order.h. `on_change` is called by the filling thread when all is filled, and when a
-  // page cannot be read (problem() says why); it must not call back.
-  Filler(guest::MissingPages memory, const store::Store& store, std::string id, std::string order_path, std::function<void()> on_change);
+  // `store` outlives it. `target`: the checkpoint's, as the store resolves it. `order_path`: fault_order.h. `on_change` is called by the
+  // filling thread when all is filled, and when a page cannot be read (problem() says why); it must not call back.
+  Filler(guest::MissingPages memory, const store::Store& store, std::string id, store::PageTable target, std::string order_path,
+         std::function<void()> on_change);
   // Accesses that wait go on waiting, for the next Filler.
   ~Filler();
   Filler(const Filler&) = delete;
   Filler& operator=(const Filler&) = delete;
 
   const std::string& checkpoint() const { return id_; }
+  const store::PageTable& target() const { return target_; }
   // The guest must not run; the run state must name this checkpoint. From here on accesses are served. Returns the pages that
   // are there already: they are not filled.
   std::vector<PageRange> begin();

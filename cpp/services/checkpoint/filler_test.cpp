@@ -94,8 +94,8 @@ class FillerTest : public ::testing::TestWithParam<bool> {
   }
   static Fd pagemap() { return Fd::open("/proc/self/pagemap", O_RDONLY); }
   void make_filler() {
-    filler_ = std::make_unique<Filler>(guest::MissingPages(uffd_.duplicate(), pagemap(), ram()), *store_, id_, folder_ + "/order",
-                                       [this] { ++changes_; });
+    filler_ = std::make_unique<Filler>(guest::MissingPages(uffd_.duplicate(), pagemap(), ram()), *store_, id_, store_->resolve(id_),
+                                       folder_ + "/order", [this] { ++changes_; });
   }
   std::vector<std::byte> read(std::uint32_t page) {
     std::vector<std::byte> out(kPageSize);

@@ -207,7 +207,8 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   check_fits(info);
   const std::vector<guest::DiskNode> disks = disks_of(info);
   const std::vector<std::byte> device_state = store_.device_state(id);
-  target_ = store_.resolve(id);
+  if (on_demand_ == nullptr) resolved_ = store_.resolve(id);
+  target_ = on_demand_ == nullptr ? resolved_ : on_demand_->target();
 
   PageSet pages = before_pause(id, progress);
   guest_.machine.stage_load(device_state, info.machine, disk_tag(info));

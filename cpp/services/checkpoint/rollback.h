@@ -11,6 +11,7 @@
 //                    missing until it is needed (filler.h). How much memory the guest has does not matter
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "checkpoint/checkpointer.h"
@@ -53,7 +54,8 @@ class Rollback {
   RunState& state_;
   Lineage& lineage_;
   Filler* const on_demand_;
-  store::PageTable target_;
+  store::PageTable resolved_;  // empty with on_demand_, which has it
+  std::span<const store::PageKey> target_;
   Staging staging_;             // contents read from the store before the pause
   guest::RamMapping mapping_;   // where they go, as far as it can be mapped
   PageSet ready_;               // pages that mapping_ has brought in
