@@ -164,6 +164,13 @@ std::vector<PageRange> Tracker::collect() {
   return collect(!pages_stay_, false);
 }
 
+void Tracker::were_mapped(const std::vector<PageRange>& pages) {
+  for (std::size_t i = 0; i < ram_.blocks().size(); ++i) {
+    const std::vector<PageRange> block{all_of(ram_.blocks()[i])};
+    if (mapped_[i] && !pages_stay_) append(*mapped_[i], subtract(block, subtract(block, pages)));
+  }
+}
+
 std::vector<PageRange> Tracker::collect_written() { return collect(false, false); }
 
 std::vector<PageRange> Tracker::collect_written_lately() { return collect(false, true); }

@@ -49,6 +49,8 @@ class Tracker {
   // The guest has no device that gives memory back, so no page is ever punched: collect() does not look for that any more,
   // which takes eight times as long as all the rest where all of the memory was touched.
   void pages_stay() { pages_stay_ = true; }
+  // These pages (normalized) had content since the last collect(): one that has none at the next one was punched, and is returned.
+  void were_mapped(const std::vector<PageRange>& pages);
   // Without what was only punched, which waits for the next collect(): a third of the time, for use inside a pause.
   std::vector<PageRange> collect_written();
   // The same, of the regions in which collect() found anything lately. It is all there was if nothing_elsewhere() says so

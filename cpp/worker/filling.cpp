@@ -73,8 +73,10 @@ void Worker::on_fill_change() {
   }
 }
 
-// Private memory needs no stop: what is there counts as written, and so is looked at by the next checkpoint.
+// Private memory needs no stop: what is there counts as written, and so is looked at by the next checkpoint. What the guest gave
+// back meanwhile was there for no collect(), so the tracker is told.
 void Worker::end_fill() {
+  live_->tracker.were_mapped(filler_->with_content());
   if (filler_->end_needs_stop()) {
     checkpoint::Pause pause(live_->machine, state_);
     filler_->end();

@@ -225,6 +225,19 @@ void Filler::wait(const StageFn& progress, std::chrono::milliseconds timeout) co
   }
 }
 
+std::vector<PageRange> Filler::with_content() const {
+  std::vector<PageRange> out;
+  for (std::uint32_t i = 0; i < target_.size(); ++i) {
+    if (target_[i].is_zero_page()) continue;
+    if (!out.empty() && out.back().first.value + out.back().count == i) {
+      ++out.back().count;
+    } else {
+      out.push_back({PageNo{i}, 1});
+    }
+  }
+  return out;
+}
+
 void Filler::end() {
   memory_.disarm_private();
   memory_.disarm_shared();

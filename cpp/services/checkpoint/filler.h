@@ -69,6 +69,8 @@ class Filler {
   // Until filled(). Throws kCorrupt when a page cannot be read, kGone, and kUnavailable after `timeout`.
   void wait(const StageFn& progress, std::chrono::milliseconds timeout) const;
 
+  // Pages that have content in the checkpoint, normalized.
+  std::vector<PageRange> with_content() const;
   bool end_needs_stop() const { return memory_.has_shared(); }
   // filled() must be true. With end_needs_stop(), the guest must not run. Afterwards memory is ordinary, tracked memory.
   void end();

@@ -218,6 +218,22 @@ TEST_P(FillerTest, WhatTheGuestGaveBackIsZeroAndCountsAsWritten) {
   EXPECT_THAT(tracker_->collect(), ::testing::Contains(PageRange{{50}, 1}));
 }
 
+TEST_P(FillerTest, WhatTheGuestGaveBackAndLeftAloneCountsAsWritten) {
+  tracker_->reset();
+  make_filler();
+  filler_->begin();
+  EXPECT_EQ(read(50), content_of(50));
+  give_back(50);
+  filler_->prefetch();
+  filler_->wait(no_progress, kPatience);
+  filler_->end();
+  tracker_->were_mapped(filler_->with_content());
+  PageSet found(kPages);
+  found.add(tracker_->collect());
+  EXPECT_TRUE(found.contains(PageNo{50}));
+  EXPECT_EQ(read(50), std::vector<std::byte>(kPageSize));
+}
+
 TEST_P(FillerTest, RoomWithoutContentIsMissing) {
   if (!GetParam()) GTEST_SKIP() << "of files only";
   ASSERT_EQ(::fallocate(file_.get(), 0, 0, kBytes), 0);
