@@ -385,13 +385,15 @@ void Guest::on_worker_end() {
   const std::lock_guard lock(mutex_);
   worker_ended_ = true;
   if (worker_failure_) failure_ = worker_failure_;
-  const Error why = worker_failure_.value_or(Error(Code::kUnavailable, "the worker ended in the middle; the guest runs on", "try again"));
   for (auto& [id, pending] : pending_) {
     if (pending->reply) continue;
-    pending->reply.emplace();
-    pending->reply->mutable_error()->set_code(static_cast<std::uint32_t>(why.code()));
-    pending->reply->mutable_error()->set_message(why.what());
-    pending->reply->mutable_error()->set_hint(why.hint());
+    pending->cannot_serve = worker_failure_;
+    if (worker_failure_) continue;
+    protocol::Reply reply;
+    reply.mutable_error()->set_code(static_cast<std::uint32_t>(Code::kUnavailable));
+    reply.mutable_error()->set_message("the worker ended in the middle; the guest runs on");
+    reply.mutable_error()->set_hint("try again");
+    pending->reply = std::move(reply);
   }
   changed_.notify_all();
   ::eventfd_write(wake_.get(), 1);

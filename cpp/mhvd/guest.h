@@ -31,6 +31,12 @@ namespace mhv::mhvd {
 
 using ReplyFn = std::function<void(const protocol::Reply&)>;
 
+// The guest's worker said why it ends, and so will the next one: whoever asks has to put that right.
+class CannotServe : public Error {
+ public:
+  explicit CannotServe(const Error& why) : Error(why) {}
+};
+
 // Thread-safe.
 class Guest {
  public:
@@ -69,6 +75,7 @@ class Guest {
   struct Pending {
     std::optional<protocol::Reply> progress;  // the latest that was not passed on
     std::optional<protocol::Reply> reply;
+    std::optional<Error> cannot_serve;  // in its place
   };
 
   void run();

@@ -128,7 +128,7 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
     if (stopping_ || (!worker_ && worker_failure_)) return true;
     return worker_ && !worker_ended_ && (phase_ != Phase::kAttaching || failure_);
   });
-  if (!worker_ && worker_failure_) throw Error(*worker_failure_);
+  if (!worker_ && worker_failure_) throw CannotServe(*worker_failure_);
   if (!ready || stopping_)
     throw Error(Code::kUnavailable, "the worker of guest " + conf_.name() + " is not ready",
                 "try again; mhvd's log says why it does not start");
@@ -143,12 +143,13 @@ protocol::Reply Guest::call(protocol::Request request, std::span<const int> fds,
     try {
       worker->send(command, fds);
     } catch (const Error& error) {
-      if (error.code() != Code::kUnavailable) throw;  // else the worker has ended, and its end is the reply
+      if (error.code() != Code::kUnavailable) throw;  // else the worker has ended, and its end is the answer
     }
     worker.reset();
     lock.lock();
     while (!pending->reply) {
-      changed_.wait(lock, [&] { return pending->reply || pending->progress; });
+      changed_.wait(lock, [&] { return pending->reply || pending->progress || pending->cannot_serve; });
+      if (pending->cannot_serve) throw CannotServe(*pending->cannot_serve);
       if (!pending->progress || pending->reply) continue;
       protocol::Reply now = std::move(*pending->progress);
       pending->progress.reset();

@@ -169,8 +169,12 @@ void Guests::forget(const std::string& name_or_uuid, const ReplyFn& progress) {
     // Its disks hold snapshots, which only a running guest can give back.
     protocol::Request request;
     request.mutable_forget()->set_guest(uuid);
-    const protocol::Reply reply = guest->call(std::move(request), {}, progress);
-    if (reply.has_error()) throw Error(static_cast<Code>(reply.error().code()), reply.error().message(), reply.error().hint());
+    try {
+      const protocol::Reply reply = guest->call(std::move(request), {}, progress);
+      if (reply.has_error()) throw Error(static_cast<Code>(reply.error().code()), reply.error().message(), reply.error().hint());
+    } catch (const CannotServe& error) {
+      spdlog::warn("guest {}: its disks keep the snapshots of its checkpoints: {}", uuid, error.what());
+    }
   }
   guest->configure({});
   guest.reset();

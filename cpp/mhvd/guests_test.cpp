@@ -277,9 +277,24 @@ TEST_F(GuestsTest, ARequestHearsWhyItsWorkerEnded) {
   const FakeQemu qemu;
   host_.set_process(qemu.id());
   attach();
-  const protocol::Reply reply = create("broken");
-  EXPECT_EQ(reply.error().code(), static_cast<std::uint32_t>(Code::kPermission));
-  EXPECT_EQ(reply.error().message(), "another key");
+  try {
+    create("broken");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kPermission);
+    EXPECT_STREQ(error.what(), "another key");
+  }
+}
+
+TEST_F(GuestsTest, ForgetsAGuestWhoseWorkerFindsThatItCannotServe) {
+  const FakeQemu qemu;
+  host_.domain.name = "unreadable";
+  host_.set_process(qemu.id());
+  attach("unreadable");
+  protocol::Request request;
+  request.mutable_forget()->set_guest("unreadable");
+  ask(request);
+  EXPECT_FALSE(std::filesystem::exists(config_.guest_dir(kUuid)));
 }
 
 // A store of another version, of another key, or without its FORMAT.

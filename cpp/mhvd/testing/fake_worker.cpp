@@ -3,6 +3,7 @@
 //                     name "broken"  says kPermission about no request, then ends
 //                     name "refuse"  is refused with kNoSpace
 //                     anything else  one progress, then a checkpoint of that name
+//   forget            of a guest named "unreadable" is answered as checkpoint_create of "broken" is
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
 //                     of another is done, in place unless mhvd says that the process is new
 // A guest named "broken" cannot be served: kVersion, with the digits of the key that mhvd gave as its message, and the end.
@@ -39,12 +40,14 @@ void fail(std::uint64_t id, Code code, const std::string& message) {
   report(out);
 }
 
+[[noreturn]] void cannot_serve() {
+  fail(0, Code::kPermission, "another key");
+  ::_exit(1);
+}
+
 void create(std::uint64_t id, const std::string& name) {
   if (name == "die") ::_exit(1);
-  if (name == "broken") {
-    fail(0, Code::kPermission, "another key");
-    ::_exit(1);
-  }
+  if (name == "broken") cannot_serve();
   if (name == "refuse") return fail(id, Code::kNoSpace, "full");
   protocol::WorkerReport out;
   out.mutable_reply()->set_id(id);
@@ -54,7 +57,8 @@ void create(std::uint64_t id, const std::string& name) {
   report(out);
 }
 
-void answer(const protocol::Request& request) {
+void answer(const std::string& guest, const protocol::Request& request) {
+  if (request.has_forget() && guest == "unreadable") cannot_serve();
   if (request.has_checkpoint_create()) return create(request.id(), request.checkpoint_create().name());
   if (request.checkpoint_restore().id() == "00000000-0000-0000-0000-000000000000") return fail(request.id(), Code::kCorrupt, "refused");
   if (request.has_hold()) report_state("held", request.hold().reason());
@@ -80,7 +84,7 @@ std::string in_hex(const std::string& text) {
 }
 
 int serve() {
-  std::string before;
+  std::string before, guest;
   while (const auto frame = receive_frame(kControl)) {
     protocol::WorkerCommand command;
     if (!command.ParseFromString(frame->payload)) return 1;
@@ -88,11 +92,12 @@ int serve() {
       fail(0, Code::kVersion, in_hex(command.start().store_key()));
       return 1;
     }
+    if (command.has_start()) guest = command.start().name();
     if (command.has_start()) report_state("stopped");
     if (command.has_memory_up()) before = "memory, ";
     if (command.has_guest_up()) report_state("attached", before + (command.guest_up().uffd_is_new() ? "new" : "again"));
     if (command.has_guest_down()) report_state("stopped", command.guest_down().reason());
-    if (command.has_request()) answer(command.request());
+    if (command.has_request()) answer(guest, command.request());
   }
   return 0;
 }
