@@ -32,9 +32,12 @@ class Run:
 
         def passed():
             try:
-                now = int((self.engine.status(self.guest.name) or {}).get("epoch", 0))
+                status = self.engine.status(self.guest.name) or {}
             except lab.EngineError:
                 return False  # mhvd is just being started again
+            if status.get("state") != "attached":
+                return False  # a new worker does not know the number yet
+            now = int(status.get("epoch", 0))
             self.number += 1
             self.guest.set("number", self.number)
             self.taken += max(0, now - self.last)
