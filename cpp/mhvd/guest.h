@@ -62,7 +62,7 @@ class Guest {
   // Looks at the QEMU now, and waits until the worker has it; throws what kept it from that.
   void wait_attached();
   // Passes a request to the worker and waits for the reply that ends it; `progress` gets the others. Throws kUnavailable
-  // when there is no worker, or it ends in the middle. Waits a while for a guest that is being attached.
+  // when there is no worker, or it ends in the middle, and CannotServe. Waits a while for a guest that is being attached.
   protocol::Reply call(protocol::Request request, std::span<const int> fds, const ReplyFn& progress);
   // Of the checkpoint that a QEMU is about to be started for.
   void read_ahead(const std::string& id);

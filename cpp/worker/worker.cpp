@@ -86,9 +86,7 @@ void Worker::dispatch(Command command) {
         guest_down(down.reason());
       });
       break;
-    case Kind::kReadAhead:
-      enqueue([this, id = command.message.read_ahead()] { read_ahead(id); });
-      break;
+    case Kind::kReadAhead: enqueue([this, id = command.message.read_ahead()] { read_ahead(id); }); break;
     case Kind::kOptions:
       enqueue([this, options = command.message.options().options()] {
         options_ = options;
