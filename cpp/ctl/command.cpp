@@ -155,7 +155,7 @@ class Commands {
     const auto checkpoint = fetch();
     Progress progress(!options_.json);
     const auto reply = export_image(client_, options_.guest, options_.id, options_.file, std::ref(progress));
-    if (!options_.disks_folder.empty()) export_disks(checkpoint.checkpoint(), options_.disks_folder);
+    if (!options_.disks_folder.empty()) export_disks(client_, options_.guest, checkpoint.checkpoint(), options_.disks_folder);
     if (options_.json) return print(to_json(reply) + "\n");
     return print(bytes_text(reply.bytes()) + " written to " + options_.file +
                  "; \"virsh restore\" takes it, with the disks at the same point\n");

@@ -11,8 +11,9 @@ namespace mhv::ctl {
 protocol::ExportReply export_image(client::Client& client, const std::string& guest, const std::string& id, const std::string& file,
                                    const client::ProgressFn& progress);
 
-// Writes each disk that has a snapshot as `folder`/TARGET.qcow2 with qemu-img. Throws kInternal with what qemu-img said,
-// and kUnsupported for a disk without one.
-void export_disks(const protocol::Checkpoint& checkpoint, const std::string& folder);
+// Writes each disk as it was at the checkpoint as `folder`/TARGET.qcow2 with qemu-img; where it held anything otherwise than its
+// snapshot, a raw image stands beside it meanwhile. Throws kInternal with what qemu-img said, kUnsupported for a disk without
+// a snapshot, kExists.
+void export_disks(client::Client& client, const std::string& guest, const protocol::Checkpoint& checkpoint, const std::string& folder);
 
 }  // namespace mhv::ctl

@@ -141,7 +141,8 @@ std::string checkpoint_details(const protocol::Checkpoint& c) {
             {"device state", bytes_text(c.device_state_bytes())},
             {"pause", pause_text(c.pause_us()) + " ms"}};
   for (const protocol::DiskPoint& disk : c.disks()) {
-    const std::string held = disk.snapshot().empty() ? "no snapshot: " + or_dash(disk.note()) : "snapshot " + disk.snapshot();
+    std::string held = disk.snapshot().empty() ? "no snapshot: " + or_dash(disk.note()) : "snapshot " + disk.snapshot();
+    if (disk.changed_bytes() != 0) held += " and " + bytes_text(disk.changed_bytes()) + " of changes";
     rows.push_back({"disk " + disk.target(), disk.path() + " (" + disk.format() + "), " + held});
   }
   return details(rows);

@@ -33,6 +33,12 @@ protocol::Checkpoint checkpoint() {
   raw.set_path("/srv/data.raw");
   raw.set_format("raw");
   raw.set_note("raw holds no snapshots");
+  auto& written = *c.add_disks();
+  written.set_target("vdc");
+  written.set_path("/srv/log.qcow2");
+  written.set_format("qcow2");
+  written.set_snapshot("mhv-0d4b6a9e");
+  written.set_changed_bytes(128u << 10);
   return c;
 }
 
@@ -72,7 +78,7 @@ TEST(Format, CheckpointsAreATable) {
   EXPECT_EQ(
       checkpoint_table(reply),
       "   ID                                    NAME            PARENT    CREATED               STORED   PAGES  DISKS  PAUSE MS  STATE\n"
-      "*  0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f  before-upgrade  9a2b6a9e  2026-01-01 00:00:00Z  3.1 MiB  1000   1/2    3.6       "
+      "*  0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f  before-upgrade  9a2b6a9e  2026-01-01 00:00:00Z  3.1 MiB  1000   2/3    3.6       "
       "available\n"
       "(more: --marker 0d4b6a9e-6f0f-4f0e-9d4c-0a1b2c3d4e5f)\n");
 }
@@ -95,7 +101,8 @@ TEST(Format, OneCheckpointInFull) {
             "device state   94.7 KiB\n"
             "pause          3.6 ms\n"
             "disk vda       /srv/vm.qcow2 (qcow2), snapshot mhv-0d4b6a9e\n"
-            "disk vdb       /srv/data.raw (raw), no snapshot: raw holds no snapshots\n");
+            "disk vdb       /srv/data.raw (raw), no snapshot: raw holds no snapshots\n"
+            "disk vdc       /srv/log.qcow2 (qcow2), snapshot mhv-0d4b6a9e and 128.0 KiB of changes\n");
 }
 
 TEST(Format, SelfTestAndVerify) {
@@ -158,6 +165,7 @@ TEST(Json, IsOneLineWithNumbersAsNumbers) {
   EXPECT_EQ(json["created_ns"], 1'767'225'600'000'000'000);
   EXPECT_EQ(json["current"], true);
   EXPECT_EQ(json["automatic"], false);
+  EXPECT_EQ(json["disks"][2]["changed_bytes"], 131072);
   EXPECT_EQ(json["disks"][1]["snapshot"], "");
   protocol::ServiceOptions options;
   options.set_checkpoint_disks(protocol::DISKS_BEST_EFFORT);

@@ -1,13 +1,11 @@
 #include "guest/machine.h"
 
-#include <time.h>
-
 #include <algorithm>
-#include <utility>
 
 #include "base/error.h"
 #include "base/fd.h"
 #include "guest/fdset.h"
+#include "guest/job.h"
 #include "guest/stream.h"
 
 namespace mhv::guest {
@@ -17,11 +15,9 @@ using Json = Qmp::Json;
 
 constexpr std::chrono::seconds kStopTimeout{120};  // `stop` drains and flushes the guest's disks
 constexpr std::chrono::seconds kLoadTimeout{120};
-constexpr long kJobPollNs = 200'000;
 constexpr const char* kLoadOpaque = "nova-mhv load";
 constexpr const char* kLoadNode = "mhv-load";
 constexpr const char* kLoadJob = "mhv-load";
-constexpr const char* kWatch = "mhv-written";
 
 // Whether there is such a node, and it has no such snapshot.
 bool lacks_snapshot(Qmp& qmp, const std::string& node, const std::string& tag) {
@@ -67,23 +63,9 @@ void Machine::stop() { qmp_.call("stop", Json::object(), {}, kStopTimeout); }
 
 void Machine::resume() { qmp_.call("cont", Json::object(), {}, kStopTimeout); }
 
-// How the job ended: QEMU's error, "" when it went well; nullopt: there is no such job.
-std::optional<std::string> Machine::wait_for_job(const std::string& id) {
-  const auto deadline = std::chrono::steady_clock::now() + kLoadTimeout;
-  while (std::chrono::steady_clock::now() < deadline) {
-    const Json jobs = qmp_.call("query-jobs");
-    const auto job = std::find_if(jobs.begin(), jobs.end(), [&](const Json& entry) { return text_of(entry, "id") == id; });
-    if (job == jobs.end()) return std::nullopt;
-    if (text_of(*job, "status") == "concluded") return text_of(*job, "error");
-    const timespec pause{0, kJobPollNs};
-    ::nanosleep(&pause, nullptr);
-  }
-  throw Error(Code::kUnavailable, "QEMU does not finish loading the device state");
-}
-
 // Each step may find that it was done already, or never begun. A load that a former engine began may still run.
 void Machine::clean_up_load() {
-  if (wait_for_job(kLoadJob)) qmp_.try_call("job-dismiss", {{"id", kLoadJob}});
+  if (wait_for_job(qmp_, kLoadJob)) qmp_.try_call("job-dismiss", {{"id", kLoadJob}});
   qmp_.try_call("blockdev-del", {{"node-name", kLoadNode}});
   remove_fdsets(qmp_, kLoadOpaque);
 }
@@ -105,7 +87,7 @@ void Machine::load(const std::string& tag, std::span<const DiskNode> disks) {
   for (const auto& disk : disks) devices.push_back(disk.node);
   try {
     qmp_.call("snapshot-load", {{"job-id", kLoadJob}, {"tag", tag}, {"vmstate", kLoadNode}, {"devices", devices}}, {}, kLoadTimeout);
-    const std::optional<std::string> error = wait_for_job(kLoadJob);
+    const std::optional<std::string> error = wait_for_job(qmp_, kLoadJob);
     if (!error || !error->empty()) {
       throw Error(Code::kInternal, "QEMU could not load the device state: " + error.value_or("its job is gone"),
                   "restore the checkpoint again, or another one");
@@ -118,43 +100,6 @@ void Machine::load(const std::string& tag, std::span<const DiskNode> disks) {
 
 // A transaction drains every node before its first action, also when it has none.
 void Machine::drain_disks() { qmp_.call("transaction", {{"actions", Json::array()}}, {}, kStopTimeout); }
-
-// The bitmap comes first in the transaction: a write that the snapshot has to wait for counts as later, which is safe.
-void Machine::snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch) {
-  if (disks.empty()) return;
-  if (watch && !watching_) stop_watching(disks);  // what somebody else, or a failure, left
-  Json actions = Json::array();
-  for (const auto& disk : disks) {
-    if (watch) {
-      const char* type = watching_ ? "block-dirty-bitmap-clear" : "block-dirty-bitmap-add";
-      actions.push_back({{"type", type}, {"data", {{"node", disk.node}, {"name", kWatch}}}});
-    }
-  }
-  for (const auto& disk : disks) {
-    actions.push_back({{"type", "blockdev-snapshot-internal-sync"}, {"data", {{"device", disk.node}, {"name", tag}}}});
-  }
-  const bool watched = std::exchange(watching_, false);  // until this has succeeded
-  qmp_.call("transaction", {{"actions", actions}}, {}, kStopTimeout);
-  watching_ = watched || watch;
-}
-
-bool Machine::written_since_snapshot(std::span<const DiskNode> disks) {
-  const Json nodes = qmp_.call("query-named-block-nodes", {{"flat", true}});
-  return !std::all_of(disks.begin(), disks.end(), [&](const DiskNode& disk) {
-    for (const auto& node : nodes) {
-      if (text_of(node, "node-name") != disk.node) continue;
-      for (const auto& bitmap : node.value("dirty-bitmaps", Json::array())) {
-        if (text_of(bitmap, "name") == kWatch) return bitmap.value("count", std::int64_t{1}) == 0;
-      }
-    }
-    return false;
-  });
-}
-
-void Machine::stop_watching(std::span<const DiskNode> disks) {
-  watching_ = false;
-  for (const auto& disk : disks) qmp_.try_call("block-dirty-bitmap-remove", {{"node", disk.node}, {"name", kWatch}});
-}
 
 void Machine::delete_disk_snapshot(const DiskNode& disk, const std::string& tag) {
   try {

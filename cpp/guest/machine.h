@@ -1,10 +1,8 @@
-// Stop, run and load a stock QEMU through its monitor. Saving it: device_saver.h.
+// Stop, run and load a stock QEMU through its monitor. Saving it: device_saver.h. What its disks change: disk_changes.h.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,20 +44,10 @@ class Machine {
   // Returns when every disk request that was under way has ended, and with it every transfer into guest memory that began
   // before the call. The guest may run, and begin new ones.
   void drain_disks();
-  // One internal snapshot of every listed disk, all or none, of one moment. With `watch`, written_since_snapshot() can
-  // tell afterwards whether that moment still stands, until the next one or stop_watching().
-  void snapshot_disks(std::span<const DiskNode> disks, const std::string& tag, bool watch);
-  // Whether any of the disks may have been written since a snapshot_disks() with `watch`.
-  bool written_since_snapshot(std::span<const DiskNode> disks);
-  // Also what a former engine watched.
-  void stop_watching(std::span<const DiskNode> disks);
   void delete_disk_snapshot(const DiskNode& disk, const std::string& tag);  // missing: no error
 
  private:
-  std::optional<std::string> wait_for_job(const std::string& id);
-
   Qmp& qmp_;
-  bool watching_ = false;
 };
 
 }  // namespace mhv::guest

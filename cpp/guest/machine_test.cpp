@@ -66,6 +66,9 @@ class MachineTest : public ::testing::TestWithParam<Memory> {
     EXPECT_EQ(qemu.qmp().hmp("qemu-io -d /machine/peripheral/vd0/virtio-backend \"write -P " + pattern + " 0 1M\""), "");
     EXPECT_EQ(qemu.qmp().hmp("qemu-io -d /machine/peripheral/vd0/virtio-backend flush"), "");
   }
+  static void snapshot_disk(TestQemu& qemu, const char* tag) {
+    qemu.qmp().call("blockdev-snapshot-internal-sync", {{"device", "format"}, {"name", tag}});
+  }
   bool disk_holds(const std::string& pattern) {
     return run({"qemu-io", "-U", "-r", "-f", "qcow2", "-c", "read -P " + pattern + " 0 1M", folder_.file("disk.qcow2")}).status == 0;
   }
@@ -87,7 +90,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
   EXPECT_FALSE(machine.running());
   fill_disk(qemu, "0x11");
   const auto state = save(qemu.qmp());
-  machine.snapshot_disks(disks_, "point", false);
+  snapshot_disk(qemu, "point");
   const auto memory = read_all(ram);
   const auto counted = qemu.counters(ram);
   ASSERT_TRUE(in_step(counted));
@@ -115,6 +118,7 @@ TEST_P(MachineTest, RamAndDevicesAndDisksGoBackTogetherAndTheGuestGoesOn) {
 
   machine.delete_disk_snapshot(disks_[0], "point");
   machine.delete_disk_snapshot(disks_[0], "point");  // gone already
+  EXPECT_THROW(machine.delete_disk_snapshot({"vdz", "no-such-node", "", ""}, "point"), Error);
   EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
 }
 
@@ -167,49 +171,6 @@ TEST_P(MachineTest, CleansUpAfterAFormerEngine) {
   EXPECT_TRUE(qemu.qmp().call("query-fdsets").empty());
 }
 
-// One disk of two cannot take a snapshot: the other must not have one either.
-TEST_P(MachineTest, SnapshotsOfSeveralDisksAreAllOrNone) {
-  auto arguments = with_disk();
-  arguments.insert(arguments.end(), {"-blockdev", "driver=null-co,node-name=raw,read-zeroes=on", "-device", "virtio-blk-pci,drive=raw"});
-  TestQemu qemu(folder_, "a", arguments, GetParam());
-  Machine machine(qemu.qmp());
-  const std::vector<DiskNode> both = {disks_[0], {"vdb", "raw", "", "raw"}};
-  EXPECT_THROW(machine.snapshot_disks(both, "point", false), Error);
-  EXPECT_EQ(run({"qemu-img", "snapshot", "-U", "-l", folder_.file("disk.qcow2")}).text.find("point"), std::string::npos);
-  machine.snapshot_disks(disks_, "point", false);
-  EXPECT_THROW(machine.delete_disk_snapshot({"vdz", "no-such-node", "", ""}, "point"), Error);
-}
-
-// A snapshot that was taken while the guest ran still stands at the stop, unless something was written since.
-TEST_P(MachineTest, ADiskTellsWhetherItWasWrittenSinceItsSnapshot) {
-  TestQemu qemu(folder_, "a", with_disk(), GetParam());
-  Machine machine(qemu.qmp());
-  machine.resume();
-  fill_disk(qemu, "0x11");
-  EXPECT_TRUE(machine.written_since_snapshot(disks_)) << "nothing watches";
-  machine.snapshot_disks(disks_, "early", true);
-  machine.stop();
-  EXPECT_FALSE(machine.written_since_snapshot(disks_));
-  machine.stop_watching(disks_);
-  EXPECT_TRUE(machine.written_since_snapshot(disks_));
-  machine.resume();
-  machine.snapshot_disks(disks_, "written", true);
-  fill_disk(qemu, "0x22");
-  machine.stop();
-  EXPECT_TRUE(machine.written_since_snapshot(disks_));
-  machine.snapshot_disks(disks_, "next", true);
-  EXPECT_FALSE(machine.written_since_snapshot(disks_)) << "watched from the newest snapshot on";
-  Machine(qemu.qmp()).stop_watching(disks_);
-  EXPECT_THROW(machine.snapshot_disks(disks_, "lost", true), Error) << "somebody else took the bitmap away";
-  machine.snapshot_disks(disks_, "again", true);
-  EXPECT_FALSE(machine.written_since_snapshot(disks_));
-  machine.stop_watching(disks_);
-  machine.stop_watching(disks_);  // nothing watches: no error
-  const auto state = save(qemu.qmp());
-  load(machine, state, qemu.machine(), "early", disks_);
-  EXPECT_TRUE(disk_holds("0x11"));
-}
-
 TEST_P(MachineTest, KnowsWhetherTheGuestCanGiveMemoryBack) {
   TestQemu without(folder_, "a", {}, GetParam());
   EXPECT_FALSE(Machine(without.qmp()).has_balloon());
@@ -257,7 +218,7 @@ TEST_P(MachineTest, DisksOnAnIothreadGoBackToo) {
   machine.stop();
   fill_disk(qemu, "0x11");
   const auto state = save(qemu.qmp());
-  machine.snapshot_disks(disks_, "point", false);
+  snapshot_disk(qemu, "point");
   const auto memory = read_all(ram);
   fill_disk(qemu, "0x22");
   load(machine, state, qemu.machine(), "point", disks_);

@@ -88,6 +88,22 @@ TEST(Requests, IdsHoldsAndDescriptors) {
   request.mutable_checkpoint_export()->set_id(kUuid);
   EXPECT_FALSE(accepted(request));
   EXPECT_TRUE(accepted(request, 1));
+  request.mutable_checkpoint_export_disk()->set_guest("s1");
+  request.mutable_checkpoint_export_disk()->set_id(kUuid);
+  for (const std::string& target : {std::string("vda"), std::string("A-b_c.9"), std::string(64, 'v')}) {
+    request.mutable_checkpoint_export_disk()->set_target(target);
+    EXPECT_TRUE(accepted(request, 1)) << target;
+    EXPECT_FALSE(accepted(request)) << target;
+    EXPECT_FALSE(accepted(request, 2)) << target;
+  }
+  for (const std::string& target : {std::string(), std::string(65, 'v'), std::string("../vda"), std::string("vd a"), std::string("vd\n")}) {
+    request.mutable_checkpoint_export_disk()->set_target(target);
+    EXPECT_FALSE(accepted(request, 1)) << target;
+  }
+  request.mutable_checkpoint_export_disk()->set_target("vda");
+  EXPECT_EQ(guest_of(request), "s1");
+  request.mutable_checkpoint_export_disk()->set_id("x");
+  EXPECT_FALSE(accepted(request, 1));
   request.mutable_hold()->set_guest("s1");
   EXPECT_FALSE(accepted(request));
   request.mutable_hold()->set_timeout_s(1);

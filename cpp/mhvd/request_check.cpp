@@ -1,5 +1,6 @@
 #include "mhvd/request_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -28,6 +29,14 @@ void check_guest(const std::string& guest, bool may_be_empty = false) {
 void check_id(const std::string& id) {
   if (!is_uuid(id))
     throw Error(Code::kInvalid, "\"" + id.substr(0, 64) + "\" is no checkpoint's id", "\"mhvctl checkpoint list\" shows the ids (UUIDs)");
+}
+
+void check_target(const std::string& target) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+  };
+  if (target.empty() || target.size() > kTargetBytesMax || !std::all_of(target.begin(), target.end(), plain))
+    throw Error(Code::kInvalid, "the request names no disk", "\"mhvctl checkpoint show\" shows them, such as vda");
 }
 
 void check_options(const protocol::ServiceOptions& options) {
@@ -68,7 +77,8 @@ protocol::Request parse_request(std::string_view bytes) {
 }
 
 void check_request(const protocol::Request& request, std::size_t fds) {
-  const std::size_t fds_wanted = request.body_case() == Kind::kCheckpointExport ? 1 : 0;
+  const bool exports = request.has_checkpoint_export() || request.has_checkpoint_export_disk();
+  const std::size_t fds_wanted = exports ? 1 : 0;
   if (fds != fds_wanted)
     throw Error(Code::kInvalid, "the request brings " + std::to_string(fds) + " descriptors, not " + std::to_string(fds_wanted));
   switch (request.body_case()) {
@@ -104,6 +114,11 @@ void check_request(const protocol::Request& request, std::size_t fds) {
       check_id(request.checkpoint_export().id());
       check_guest(request.checkpoint_export().guest());
       break;
+    case Kind::kCheckpointExportDisk:
+      check_id(request.checkpoint_export_disk().id());
+      check_guest(request.checkpoint_export_disk().guest());
+      check_target(request.checkpoint_export_disk().target());
+      break;
     case Kind::kDetach:
     case Kind::kForget:
     case Kind::kRelease:
@@ -130,6 +145,7 @@ std::string guest_of(const protocol::Request& request) {
     case Kind::kCheckpointDelete: return request.checkpoint_delete().guest();
     case Kind::kCheckpointRestore: return request.checkpoint_restore().guest();
     case Kind::kCheckpointExport: return request.checkpoint_export().guest();
+    case Kind::kCheckpointExportDisk: return request.checkpoint_export_disk().guest();
     case Kind::kCheckpointVerify: return request.checkpoint_verify().guest();
     case Kind::kStoreRepair: return request.store_repair().guest();
     case Kind::kStoreStat: return request.store_stat().guest();

@@ -9,6 +9,7 @@
 namespace mhv::mhvd {
 
 inline constexpr std::size_t kNameBytesMax = 255;
+inline constexpr std::size_t kTargetBytesMax = 64;
 inline constexpr double kIntervalMaxS = 30.0 * 86400;
 inline constexpr double kIntervalMinS = 0.02;
 inline constexpr double kOverheadMinPercent = 0.1;

@@ -97,6 +97,7 @@ std::string serialize_info(const InfoRecord& record) {
     d->set_format(disk.format);
     d->set_snapshot(disk.snapshot);
     d->set_note(disk.note);
+    d->set_changed_bytes(disk.changed_bytes);
   }
   out.set_pages(info.pages);
   out.set_pages_stored(info.pages_stored);
@@ -127,7 +128,7 @@ InfoRecord parse_info(std::span<const std::byte> payload) {
   if (in.disks_size() > static_cast<int>(kDisksMax)) corrupt("a checkpoint names too many disks");
   for (const auto& b : in.blocks()) info.blocks.push_back({b.name(), b.bytes(), b.read_only()});
   if (pages_of(info.blocks) > kEntriesMax) corrupt("a checkpoint's RAM blocks are too large");
-  for (const auto& d : in.disks()) info.disks.push_back({d.target(), d.path(), d.format(), d.snapshot(), d.note()});
+  for (const auto& d : in.disks()) info.disks.push_back({d.target(), d.path(), d.format(), d.snapshot(), d.note(), d.changed_bytes()});
   info.pages = in.pages();
   info.pages_stored = in.pages_stored();
   info.bytes_stored = in.bytes_stored();

@@ -47,6 +47,7 @@ struct BlockInfo {
 
 struct DiskInfo {
   std::string target, path, format, snapshot, note;
+  std::uint64_t changed_bytes = 0;  // what it held otherwise than the snapshot
 };
 
 // Everything about a checkpoint but its pages.

@@ -1,6 +1,7 @@
 #include "worker/convert.h"
 
 #include "base/error.h"
+#include "checkpoint/disk_area.h"
 
 namespace mhv::worker {
 
@@ -15,7 +16,7 @@ protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::s
   out.set_state("available");
   out.set_epoch(info.epoch);
   std::uint64_t ram_bytes = 0;
-  for (const store::BlockInfo& block : info.blocks) ram_bytes += block.bytes;
+  for (const store::BlockInfo& block : checkpoint::memory_blocks(info)) ram_bytes += block.bytes;
   out.set_ram_bytes(ram_bytes);
   out.set_ram_stored_bytes(info.bytes_stored);
   out.set_pages(info.pages);
@@ -29,6 +30,7 @@ protocol::Checkpoint to_protocol(const store::CheckpointInfo& info, const std::s
     point.set_format(disk.format);
     point.set_snapshot(disk.snapshot);
     point.set_note(disk.note);
+    point.set_changed_bytes(disk.changed_bytes);
   }
   out.set_current(info.id == current);
   return out;

@@ -119,6 +119,7 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
       });
       break;
     case Kind::kCheckpointExport:
+    case Kind::kCheckpointExportDisk:
       if (fds.size() != 1) {
         control_.fail(request.id(), Error(Code::kInvalid, "an export needs one open file beside it"));
         break;
@@ -422,6 +423,11 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
 
 protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& file) {
   protocol::Reply reply;
+  if (request.has_checkpoint_export_disk()) {
+    const protocol::CheckpointExportDisk& asked = request.checkpoint_export_disk();
+    reply.mutable_export_done()->set_bytes(checkpoint::export_disk_changes(*store_, asked.id(), asked.target(), file.get()));
+    return reply;
+  }
   reply.mutable_export_done()->set_bytes(
       checkpoint::export_save_image(*store_, request.checkpoint_export().id(), file.get(), progress_of(request.id())));
   return reply;

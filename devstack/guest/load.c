@@ -1,11 +1,15 @@
 // Guest program of the benchmarks: ordinary work, counted, so that what a service costs the guest can be told from outside.
-// A line server on TCP port 7001: "compile", "redis", "idle" or "off" choose the work, "count" answers "ok UNITS" done so far.
+// A line server on TCP port 7001: one of the words below or "off" chooses the work, "count" answers "ok UNITS" done so far.
 //
 //   compile  tcc translates the source of the xxHash library again and again; a unit is one translation
 //   redis    a table of 65,536 values of 400 bytes: nine of ten requests read, one writes; a unit is 1,000 requests
 //   idle     wakes up every 10 ms and computes for a moment; a unit is one wake-up
+//   fsync    overwrites /dev/vdb: 4 KiB at a random place, past the page cache, and fdatasync; a unit is one write.
+//            Without such a disk the units stand still
+//   direct   the same without fdatasync
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -17,8 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PORT = 7001, VALUES = 65536, VALUE_BYTES = 400, REQUESTS = 1000, LINE_MAX_BYTES = 64 };
-enum kind { OFF, COMPILE, REDIS, IDLE };
+enum { PORT = 7001, VALUES = 65536, VALUE_BYTES = 400, REQUESTS = 1000, BLOCK_BYTES = 4096, LINE_MAX_BYTES = 64 };
+enum kind { OFF, COMPILE, REDIS, IDLE, FSYNC, DIRECT };
 
 static _Atomic enum kind wanted = OFF;
 static sem_t chosen;
@@ -57,33 +61,52 @@ static void requests(uint64_t *random) {
   }
 }
 
+// The content does not compress, and no two blocks are the same.
+static int write_block(uint64_t *random, int sync) {
+  static _Alignas(BLOCK_BYTES) uint64_t block[BLOCK_BYTES / sizeof(uint64_t)];
+  static int disk = -1;
+  static off_t blocks;
+  if (disk < 0) {
+    disk = open("/dev/vdb", O_RDWR | O_DIRECT | O_CLOEXEC);
+    blocks = lseek(disk, 0, SEEK_END) / BLOCK_BYTES;
+    for (size_t i = 0; i < sizeof block / sizeof *block; i++) block[i] = next_random(random);
+  }
+  if (disk < 0 || blocks == 0) return 0;
+  block[0] = next_random(random);
+  off_t at = (off_t)(next_random(random) % (uint64_t)blocks) * BLOCK_BYTES;
+  return pwrite(disk, block, sizeof block, at) == BLOCK_BYTES && (!sync || fdatasync(disk) == 0);
+}
+
 static void *work(void *unused) {
   (void)unused;
   uint64_t random = 88172645463325252u;
   for (;;) {
+    int done = 1;
     switch (wanted) {
-      case COMPILE:
-        if (!compile()) {
-          pause_ms(100);
-          continue;
-        }
-        break;
+      case COMPILE: done = compile(); break;
       case REDIS: requests(&random); break;
       case IDLE:
         pause_ms(10);
         for (int i = 0; i < 10000; i++) next_random(&random);
         break;
+      case FSYNC: done = write_block(&random, 1); break;
+      case DIRECT: done = write_block(&random, 0); break;
       case OFF: sem_wait(&chosen); continue;
     }
-    atomic_fetch_add(&units, 1);
+    if (done) {
+      atomic_fetch_add(&units, 1);
+    } else {
+      pause_ms(100);
+    }
   }
   return NULL;
 }
 
 static void answer(int link, char *line) {
-  static const char *const names[] = {[OFF] = "off", [COMPILE] = "compile", [REDIS] = "redis", [IDLE] = "idle"};
+  static const char *const names[] = {[OFF] = "off",   [COMPILE] = "compile", [REDIS] = "redis",
+                                      [IDLE] = "idle", [FSYNC] = "fsync",     [DIRECT] = "direct"};
   line[strcspn(line, "\r\n")] = 0;
-  for (int kind = OFF; kind <= IDLE; kind++) {
+  for (int kind = OFF; kind <= DIRECT; kind++) {
     if (!strcmp(line, names[kind])) {
       wanted = (enum kind)kind;
       sem_post(&chosen);
@@ -94,7 +117,7 @@ static void answer(int link, char *line) {
   if (!strcmp(line, "count")) {
     dprintf(link, "ok %llu\n", (unsigned long long)units);
   } else {
-    dprintf(link, "error commands: compile redis idle off count\n");
+    dprintf(link, "error commands: compile redis idle fsync direct off count\n");
   }
 }
 

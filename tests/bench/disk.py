@@ -1,170 +1,152 @@
-"""Figures of disk epochs: an epoch journal's export against QEMU's own ways to a disk, on one file system in one run.
+"""What checkpoints cost a guest's disk: its own writes a second, after a checkpoint, beside 40 a second, and without.
 
-Prints one JSON object a line. One tool (qemu-img bench, QEMU's block layer) does 4 KiB writes on all of them: through the
-export, on qcow2 with cache=writeback, and on raw with cache=none; all are allocated before. They take turns, `--rounds` times, and
-the medians are compared. `floor` is the better of the two peers; for a mark, what a round trip on the control socket costs
-alone. fsync: a flush after every write. direct: no flush; one request at a time, and eight.
+usage: tests/bench/run disk [--rounds N] [--seconds S]
+
+The guest overwrites 4 KiB at a time, one after the other and past its page cache, at random places of a second disk of 1 GiB that is
+allocated before: "fsync" flushes after each write, "direct" does not (devstack/guest/load.c). It counts the writes itself; they are
+divided by seconds of the host's clock. Four ways take turns, `--rounds` times, and their medians are compared: a qcow2 image with
+cache=writeback after a checkpoint (its snapshot is there, and QEMU watches what is written), beside 40 checkpoints a second (of which
+100 are kept; measured once so many are there), the same guest without, and a guest whose second disk is a raw image with
+cache=none. The floor is the better one of the latter two. moments_per_s: the checkpoints that were really taken while the guest
+wrote with fsync, of the 40 that were asked for. Standard error has the medians of each way.
+
+Random writes are the worst case: the first one to each cluster of 64 KiB after a snapshot copies the cluster (qcow2), and what was
+written soon does not fit beside a snapshot any more, so that there is the next.
 """
 
 import argparse
-import contextlib
-import pathlib
-import re
-import socket
+import os
 import statistics
-import struct
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 
-from common import line
+from common import lab, line, real_host
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "functional"))
-import slide  # noqa: E402
-
-MARK, ROLLBACK, STAT = 1, 2, 5  # of the request's fields, cpp/disk/export/control.proto
-STEP = 3215360  # from one write to the next: no two are neighbours
-MARKS = 10000
-EPOCH_BLOCKS = 36864
+DISK_MIB = 1024
+RATE = 40
+KEEP = 100
+LOADS = ("fsync", "direct")
 
 
-class Export:
-    """An export of a raw image, and its control socket spoken to directly: mhv-disk's own start would be most of a mark."""
+class Guest(lab.Guest):
+    """With a second disk, all of it allocated."""
 
-    def __init__(self, folder, image):
-        self.folder = folder
-        self.uri = f"nbd+unix:///?socket={folder / 'nbd'}"
-        programs = slide.programs()
-        command = [
-            programs / "mhv-disk", "serve", "--socket", folder / "nbd", "--control", folder / "ctl", "--journal", folder / "journal",
-            "--base", image, "--plugin", programs / "nbdkit-mhv-plugin.so",
-        ]  # fmt: skip
-        self.process = subprocess.Popen(command, stdout=sys.stderr)
-        while not (folder / "ctl").exists():
-            if self.process.poll() is not None:
-                raise RuntimeError("the export does not start")
-            time.sleep(0.05)
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(folder / "ctl"))
-
-    def call(self, field, name=None):
-        """Microseconds of one request."""
-        body = b"" if name is None else b"\x0a\x10" + name
-        payload = bytes([field << 3 | 2, len(body)]) + body
-        message = struct.pack("<IHHI", 0x3156484D, 1, 0, len(payload)) + payload
-        before = time.perf_counter()
-        self.socket.sendall(message)
-        head = self._receive(12)
-        reply = self._receive(struct.unpack("<I", head[8:])[0])
-        took = (time.perf_counter() - before) * 1e6
-        if reply[:1] == b"\x0a":
-            raise RuntimeError(f"request {field} is refused: {reply!r}")
-        return took
-
-    def _receive(self, count):
-        out = b""
-        while len(out) < count:
-            more = self.socket.recv(count - len(out))
-            if not more:
-                raise RuntimeError("the export closed the connection")
-            out += more
-        return out
-
-    def close(self):
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait()
-
-
-def bench(count, depth, *image, flush=False):
-    """Writes a second."""
-    more = ["--flush-interval=1"] if flush else []
-    command = ["qemu-img", "bench", "-w", "-c", str(count), "-d", str(depth), "-s", "4096", "-S", str(STEP), *more, *map(str, image)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return count / float(re.search(r"in ([0-9.]+) seconds", out).group(1))
-
-
-def compare(name, ways, rounds, count, depth, flush=False):
-    seen = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, image in ways.items():
-            seen[way].append(bench(count, depth, *image, flush=flush))
-    medians = {way: statistics.median(values) for way, values in seen.items()}
-    print({way: round(value) for way, value in medians.items()}, file=sys.stderr)
-    line(name, medians["export"], "1/s", max(medians["qcow2"], medians["raw"]))
-
-
-@contextlib.contextmanager
-def load(uri):
-    command = ["qemu-img", "bench", "-w", "-c", "100000000", "-d", "4", "-s", "4096", "-S", str(STEP), "-f", "raw", uri]
-    writer = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        writer.kill()
-        writer.wait()
-
-
-def marks(export, count):
-    """p50 of `count` marks, in microseconds, under load."""
-    return statistics.median(export.call(MARK, uuid.uuid4().bytes) for _ in range(count))
-
-
-def rollbacks(export, count):
-    took = []
-    name = uuid.uuid4().bytes
-    export.call(MARK, name)
-    for _ in range(count):
-        subprocess.run(
-            ["qemu-io", "-f", "raw", *(word for i in range(EPOCH_BLOCKS // 4096) for word in ("-c", f"write {i * 16}M 16M")), export.uri],
-            check=True,
-            stdout=subprocess.DEVNULL,
+    def __init__(self, host, images, folder, disk_format, cache):
+        super().__init__(host, images, folder, "lean", mib=16, ram_mib=512)
+        image = self.folder / f"second.{disk_format}"
+        create = ["qemu-img", "create", "-q", "-f", disk_format, "-o", "preallocation=full", image, f"{DISK_MIB}M"]
+        subprocess.run(create, check=True)
+        self.more_disks = (
+            f"""
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{disk_format}' cache='{cache}'/>
+      <source file='{image}'/>
+      <target dev='vdb' bus='virtio'/>
+    </disk>""",
         )
-        took.append(export.call(ROLLBACK, name) / 1000)
-    return statistics.median(took)
+
+    def start(self):
+        super().start()
+        for quiet in ("rate 0", "disk-rate 0", "verify 0"):
+            self.ask(quiet)
+        return self
+
+    def work(self, load):
+        os.sync()  # what the turn before left in the host's page cache
+        before, _ = self.writes()
+        self.ask(load, port=7001)
+        lab.wait_until(f"{load} to write", lambda: self.writes()[0] > before)
+
+    def rest(self):
+        self.ask("off", port=7001)
+
+    def writes(self):
+        return int(self.ask("count", port=7001)), time.perf_counter()
+
+    def writes_per_s(self, seconds):
+        before, began = self.writes()
+        time.sleep(seconds)
+        after, ended = self.writes()
+        return (after - before) / (ended - began)
 
 
-def report(folder, options):
-    size = options.mib << 20
-    raw, qcow2, base = folder / "raw", folder / "qcow2", folder / "base"
-    for path in (raw, base):
-        subprocess.run(
-            ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={options.mib}", "conv=fsync"], check=True, stderr=subprocess.DEVNULL
+class Bench:
+    def __init__(self, host, images, folder, options):
+        self.engine, self.options = lab.Engine(host), options
+        self.qcow2 = Guest(host, images, folder / "guests", "qcow2", "writeback")
+        self.raw = Guest(host, images, folder / "guests", "raw", "none")
+
+    def epoch(self):
+        return int(self.engine.status(self.qcow2.name).get("epoch", 0))
+
+    def alone(self, guest, load):
+        """Writes a second."""
+        guest.work(load)
+        time.sleep(1)
+        writes = guest.writes_per_s(self.options.seconds)
+        guest.rest()
+        return writes
+
+    def after_checkpoint(self, load):
+        """Writes a second."""
+        self.engine.attach(self.qcow2.name, "--disks", "required")
+        self.engine.create(self.qcow2.name)
+        writes = self.alone(self.qcow2, load)
+        self.engine.forget(self.qcow2.name)
+        return writes
+
+    def with_checkpoints(self, load):
+        """Writes and checkpoints a second."""
+        self.engine.attach(
+            self.qcow2.name, "--interval", str(1 / RATE), "--overhead-max", "100", "--keep", str(KEEP), "--disks", "required"
         )
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", qcow2, str(size)], check=True)
-    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write 0 {size}", "-c", "flush", qcow2], check=True, stdout=subprocess.DEVNULL)
-    export = Export(folder, base)
-    try:
-        ways = {
-            "export": ["-f", "raw", export.uri],
-            "raw": ["-f", "raw", "-t", "none", "-n", raw],
-            "qcow2": ["-f", "qcow2", "-t", "writeback", qcow2],
-        }
-        compare("disk.fsync_iops", ways, options.rounds, options.writes // 5, 1, flush=True)
-        compare("disk.direct_iops", ways, options.rounds, options.writes, 1)
-        compare("disk.direct_iops_8", ways, options.rounds, options.writes, 8)
-        with load(export.uri):
-            trip = statistics.median(export.call(STAT) for _ in range(500))
-            line("disk.mark_us", marks(export, 500), "us", trip)
-            marks(export, MARKS)
-            trip = statistics.median(export.call(STAT) for _ in range(500))
-            line("disk.mark_us_after_10000", marks(export, 500), "us", trip)
-        compare("disk.direct_iops_after_10000_marks", ways, options.rounds, options.writes, 1)
-        line(f"disk.rollback_ms_of_{EPOCH_BLOCKS}_blocks", rollbacks(export, 5), "ms")
-    finally:
-        export.close()
+        self.qcow2.work(load)
+        lab.wait_until("as many checkpoints as are kept", lambda: self.epoch() > KEEP, 300)
+        began, epoch = time.perf_counter(), self.epoch()
+        writes = self.qcow2.writes_per_s(self.options.seconds)
+        checkpoints = (self.epoch() - epoch) / (time.perf_counter() - began)
+        self.qcow2.rest()
+        self.engine.forget(self.qcow2.name)
+        return writes, checkpoints
+
+    def compare(self, load):
+        """The rows of one load; returns the median of checkpoints a second."""
+        seen = {"after": [], "checkpoints": [], "qcow2": [], "raw": []}
+        rates = []
+        for _ in range(self.options.rounds):
+            seen["qcow2"].append(self.alone(self.qcow2, load))
+            seen["raw"].append(self.alone(self.raw, load))
+            seen["after"].append(self.after_checkpoint(load))
+            writes, rate = self.with_checkpoints(load)
+            seen["checkpoints"].append(writes)
+            rates.append(rate)
+        medians = {way: statistics.median(values) for way, values in seen.items()}
+        rate = statistics.median(rates)
+        print(load, {way: round(value) for way, value in medians.items()}, f"{rate:.1f} checkpoints a second", file=sys.stderr)
+        peer = max(medians["qcow2"], medians["raw"])
+        line(f"disk.{load}_iops", medians["after"], "1/s", peer)
+        line(f"disk.{load}_iops_40hz", medians["checkpoints"], "1/s", peer)
+        return rate
+
+    def report(self):
+        try:
+            for guest in (self.qcow2, self.raw):
+                guest.start()
+            rates = {load: self.compare(load) for load in LOADS}
+            line("disk.moments_per_s", rates["fsync"], "1/s", RATE)
+        finally:
+            for guest in (self.qcow2, self.raw):
+                guest.remove()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mib", type=int, default=1024, help="size of the disks (1024)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each way to a disk (7)")
-    parser.add_argument("--writes", type=int, default=10000, help="writes a turn; a fifth of them with fsync (10000)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each way (5)")
+    parser.add_argument("--seconds", type=float, default=5, help="of the guest's writes, a turn (5)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mhv-bench-", dir="/var/tmp") as name:
-        report(pathlib.Path(name), options)
+    with real_host() as (host, images, folder):
+        Bench(host, images, folder, options).report()
 
 
 if __name__ == "__main__":

@@ -214,6 +214,7 @@ class Guest:
 
     numbers = iter(range(10, 250))
     arguments = ()  # more of QEMU's command line, for guests with a monitor of their own
+    more_disks = ()  # their <disk> elements
 
     def __init__(self, host, images, folder, kind="memfd", mib=32, ram_mib=128, vcpus=None):
         self.host, self.kind, self.mib, self.ram_mib = host, kind, mib, ram_mib
@@ -298,6 +299,7 @@ class Guest:
       <source file='{self.disk}'/>
       <target dev='vda' bus='virtio'/>
     </disk>
+    {"".join(self.more_disks)}
     <interface type='bridge'>
       <mac address='{self.mac}'/>
       <source bridge='br0'/>

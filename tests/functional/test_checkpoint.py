@@ -213,29 +213,37 @@ def test_a_disk_that_is_written_all_the_time(guest, engine):
         guest.assert_whole()
 
 
-def test_checkpoints_share_the_point_of_a_disk_at_rest(guest, engine, host):
-    """And each still restores with it, as long as one of them is there."""
+def test_checkpoints_share_a_snapshot_of_the_disk(guest, engine, host):
+    """What was written since is stored beside it. Each restores, as long as one of them is there."""
 
     def snapshots():
         info = json.loads(host.run("qemu-img", "info", "--output=json", "-U", guest.disk).stdout)
         return {s["name"] for s in info.get("snapshots", [])}
 
-    def point(checkpoint):
-        return next(d["snapshot"] for d in checkpoint["disks"] if d["target"] == "vda")
+    def disk(checkpoint):
+        return next(d for d in checkpoint["disks"] if d["target"] == "vda")
 
     guest.quiet()
-    first, second, third = (engine.create(guest.name) for _ in range(3))
-    assert point(first) == point(second) == point(third)
-    assert snapshots() == {point(first)}
+    first, second = (engine.create(guest.name) for _ in range(2))
+    assert int(disk(first)["changed_bytes"]) == int(disk(second)["changed_bytes"]) == 0
     guest.busy(100, pages=200)
-    fourth = engine.create(guest.name)
-    assert point(fourth) != point(first)
+    guest.set("when", "third")
+    guest.quiet()
+    third, fourth = (engine.create(guest.name) for _ in range(2))
+    assert int(disk(third)["changed_bytes"]) == int(disk(fourth)["changed_bytes"]) > 0
+    assert {disk(point)["snapshot"] for point in (first, second, third, fourth)} == snapshots()
+    assert len(snapshots()) == 1
     engine.delete(guest.name, first["id"])
     engine.delete(guest.name, third["id"])
-    assert snapshots() == {point(second), point(fourth)}
     engine.restore(guest.name, second["id"])
     guest.assert_whole()
+    assert guest.get("when") is None
     engine.restore(guest.name, fourth["id"])
     guest.assert_whole()
+    assert guest.get("when") == "third"
+    fifth = engine.create(guest.name)
+    assert snapshots() == {disk(second)["snapshot"], disk(fifth)["snapshot"]}, "a restore ends what watched the disk"
     engine.delete(guest.name, second["id"])
-    assert snapshots() == {point(fourth)}
+    engine.delete(guest.name, fourth["id"])
+    assert snapshots() == {disk(fifth)["snapshot"]}
+

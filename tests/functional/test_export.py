@@ -1,12 +1,18 @@
 """A checkpoint as a file for a libvirt that never saw nova-mhv, and back into a new process of our own."""
 
 import json
+import shutil
 
 import lab
+import pytest
+
+
+def disk_of(checkpoint):
+    return next(d for d in checkpoint["disks"] if d["target"] == "vda")
 
 
 def snapshot_of(checkpoint):
-    return next(d["snapshot"] for d in checkpoint["disks"] if d["target"] == "vda")
+    return disk_of(checkpoint)["snapshot"]
 
 
 def test_restore_of_a_guest_that_is_shut_off(guest, engine, host):
@@ -36,10 +42,13 @@ def test_restore_of_a_guest_that_is_shut_off(guest, engine, host):
 
 
 def test_export_runs_on_a_stranger(guest, engine, host, stranger):
+    first = engine.create(guest.name)
     guest.set("state", "exported")
     guest.busy(2000, pages=2000)
     fingerprint = guest.quiet()
     point = engine.create(guest.name)
+    assert snapshot_of(point) == snapshot_of(first)
+    assert disk_of(point)["changed_bytes"] > 0
     guest.set("state", "after the export")
     guest.busy(5000, pages=2000)
     engine.create(guest.name)
@@ -67,6 +76,40 @@ def test_export_runs_on_a_stranger(guest, engine, host, stranger):
         guest.assert_whole(host=stranger)
     finally:
         stranger.virsh("destroy", guest.name, check=False)
+
+
+def test_the_disk_of_an_export_is_that_of_the_checkpoint(guest, engine, host):
+    """The snapshot that it shares with an earlier one with what was written in between, and nothing that came later."""
+
+    def compare(one, other):
+        return host.run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", one, other, check=False).returncode
+
+    guest.quiet()
+    first = engine.create(guest.name)
+    guest.set("state", "exported")
+    guest.busy(100, pages=200)
+    host.virsh("suspend", guest.name)
+    point = engine.create(guest.name)
+    assert snapshot_of(point) == snapshot_of(first)
+    assert (disk_of(first)["changed_bytes"], disk_of(point)["changed_bytes"] > 0) == (0, True)
+    then = guest.folder / "then.qcow2"
+    shutil.copy(guest.disk, then)  # QEMU has written all of it: the guest is stopped
+    host.virsh("resume", guest.name)
+    guest.set("state", "after the export")
+    guest.busy(100, pages=200)
+    engine.create(guest.name)
+
+    disks, earlier = guest.folder / "disks", guest.folder / "earlier"
+    engine.export(guest.name, point["id"], guest.folder / "point.save", "--disks", disks)
+    engine.export(guest.name, first["id"], guest.folder / "first.save", "--disks", earlier)
+    assert [file.name for file in disks.iterdir()] == ["vda.qcow2"]
+    assert compare(then, disks / "vda.qcow2") == 0
+    assert compare(then, earlier / "vda.qcow2") == 1
+    with pytest.raises(lab.EngineError) as refused:
+        engine.export(guest.name, point["id"], guest.folder / "again.save", "--disks", disks)
+    assert refused.value.code == "exists"
+    assert compare(then, disks / "vda.qcow2") == 0
+    guest.assert_whole()
 
 
 def test_the_disk_of_an_export_holds_the_snapshot(guest, engine, host):

@@ -70,6 +70,7 @@ void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const Sta
 // disk is reading into memory that the kernel has pinned (O_DIRECT): that page is reported when the request begins, and not
 // when the data comes. So between a look and its copy, every request under way has to end.
 void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress) {
+  if (todo.count() < kCopyBeforePauseMin) return;
   guest_.machine.drain_disks();
   for (int round = 0; todo.count() > kStagedPagesMax && round < kStreamRoundsMax; ++round) {
     const std::uint32_t before = todo.count();
@@ -156,6 +157,7 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
     writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
     if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
   }
+  disks.put(writer);
   writer.put_device_state(paused.device_state);
   info = writer.commit(std::move(info));
   disks.commit();

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <utility>
+
+#include "base/error.h"
 
 namespace mhv::checkpoint {
 namespace {
@@ -11,6 +14,10 @@ namespace {
 constexpr const char* kPrefix = "mhv-";
 // Pauses that are given up because a disk was written just before. One more costs the guest less than a snapshot in a pause.
 constexpr int kEarlyTriesMax = 2;
+// Of a disk that is written again and again, so many checkpoints at most have their point taken in the pause before one tries otherwise.
+constexpr int kBusyMax = 64;
+// After so many checkpoints in a row without a write, QEMU is not asked before the pause, only after it: it has the guest's lock meanwhile.
+constexpr int kQuiet = 8;
 
 // "": it has no disk with a point.
 std::string tag_in(const store::CheckpointInfo& info) {
@@ -38,7 +45,7 @@ std::vector<guest::DiskNode> DiskPoints::nodes() const {
 }
 
 void DiskPoints::leave() {
-  guest_.machine.stop_watching(nodes());
+  guest_.disk_changes.stop(nodes());
   newest_.clear();
 }
 
@@ -73,13 +80,14 @@ void DiskPoints::release(const store::CheckpointInfo& info) noexcept {
   drop(tag);
 }
 
-DiskPoints::Attempt::Attempt(DiskPoints& points, store::CheckpointInfo& info) : points_(points), info_(info) {
+DiskPoints::Attempt::Attempt(DiskPoints& points, store::CheckpointInfo& info) : points_(points), info_(info), slots_(points.slots_) {
   if (!points_.guest_.snapshot_disks) return;
   for (const Disk& disk : points_.guest_.disks) {
     if (disk.read_only) continue;
     store::DiskInfo about{disk.node.target, disk.node.path, disk.node.format, "", ""};
     if (disk.can_snapshot()) {
       nodes_.push_back(disk.node);
+      places_.push_back(static_cast<std::uint32_t>(info_.disks.size()));
     } else {
       about.note = fmt::format("format {} holds no snapshots", disk.node.format);
     }
@@ -88,10 +96,9 @@ DiskPoints::Attempt::Attempt(DiskPoints& points, store::CheckpointInfo& info) : 
 }
 
 DiskPoints::Attempt::~Attempt() {
+  if (moved_ && !committed_) points_.newest_.clear();
   for (const std::string& tag : taken_) {
-    if (committed_ && tag == points_.newest_) continue;
-    if (tag == points_.newest_) points_.newest_.clear();
-    points_.drop(tag);
+    if (tag != points_.newest_) points_.drop(tag);
   }
 }
 
@@ -101,42 +108,114 @@ void DiskPoints::Attempt::use(const std::string& tag) {
   }
 }
 
-void DiskPoints::Attempt::take() {
+void DiskPoints::Attempt::snapshot() {
   const std::string tag = kPrefix + info_.id + (taken_.empty() ? "" : "-" + std::to_string(taken_.size() + 1));
+  moved_ = true;
   points_.newest_.clear();
-  points_.guest_.machine.snapshot_disks(nodes_, tag, true);
+  points_.guest_.disk_changes.watch(nodes_, tag);
   taken_.push_back(tag);
   points_.newest_ = tag;
+  copied_.clear();
+  slots_.clear();
   use(tag);
 }
 
-bool DiskPoints::Attempt::written() const { return points_.guest_.machine.written_since_snapshot(nodes_); }
+bool DiskPoints::Attempt::stands() const {
+  const bool inherits = info_.parent == points_.base_ || !taken_.empty();
+  return !points_.newest_.empty() && inherits;
+}
+
+// What is in the area already, and what this attempt copied before, may be written once more: an upper bound.
+void DiskPoints::Attempt::take() {
+  guest::DiskChanges& changes = points_.guest_.disk_changes;
+  if (!stands()) return snapshot();
+  const std::optional<std::uint64_t> written = changes.written();
+  if (!written || slots_.size() + copied_.size() + *written > kAreaSlots) return snapshot();
+  if (*written > 0 && !begin_copy()) return snapshot();
+  use(points_.newest_);
+}
+
+bool DiskPoints::Attempt::begin_copy() {
+  moved_ = true;
+  try {
+    points_.guest_.disk_changes.copy();
+    copying_ = true;
+  } catch (const Error& error) {
+    if (error.code() != Code::kInvalid) throw;
+    spdlog::warn("a snapshot in the disk's image instead of a copy of what was written: {}", error.what());
+  }
+  return copying_;
+}
+
+bool DiskPoints::Attempt::finish_copy() {
+  if (!std::exchange(copying_, false)) return true;
+  const auto keep = [this](guest::DiskCluster cluster, std::span<const std::byte> content) {
+    copied_[cluster].assign(content.begin(), content.end());
+  };
+  const guest::DiskChanges::Copied copied = points_.guest_.disk_changes.finish_copy(keep);
+  if (!copied.error.empty()) spdlog::warn("QEMU could not copy what was written to a disk: {}", copied.error);
+  return copied.whole();
+}
 
 bool DiskPoints::Attempt::prepare() {
   if (nodes_.empty()) return true;
-  if (std::exchange(points_.was_busy_, false) || early_tries_ == kEarlyTriesMax) return false;
-  ++early_tries_;
-  if (points_.newest_.empty() || written()) {
-    take();
-  } else {
+  if (early_tries_ == kEarlyTriesMax) return false;
+  if (early_tries_ == 0 && points_.busy_ > 0) {
+    --points_.busy_;
+    return false;
+  }
+  if (++early_tries_ == 1 && points_.quiet_ >= kQuiet && stands()) {
     use(points_.newest_);
+  } else {
+    take();
   }
   return true;
 }
 
 void DiskPoints::Attempt::take_stopped() {
-  if (!nodes_.empty()) take();
+  if (nodes_.empty()) return;
+  take();
+  if (!finish_copy()) snapshot();
 }
 
 bool DiskPoints::Attempt::held() {
-  if (nodes_.empty() || !written()) return true;
-  points_.was_busy_ = early_tries_ == kEarlyTriesMax;
-  return false;
+  if (nodes_.empty()) return true;
+  const bool written = points_.guest_.disk_changes.written() != std::uint64_t{0};  // first: the guest goes on writing
+  if (!written) {
+    points_.busy_next_ = 1;
+  } else if (early_tries_ == kEarlyTriesMax) {
+    points_.busy_ = std::exchange(points_.busy_next_, std::min(2 * points_.busy_next_, kBusyMax));
+  }
+  const bool whole = finish_copy();
+  if (!whole) points_.newest_.clear();
+  return whole && !written;
+}
+
+// Where disks have no points any more, the child is not to inherit what its parent says of them.
+void DiskPoints::Attempt::put(store::Writer& writer) {
+  if (nodes_.empty()) slots_.clear();
+  const std::uint32_t first = points_.guest_.ram.pages();
+  const auto put_pages = [&](std::uint32_t page, std::span<const std::byte> content) {
+    for (std::size_t at = 0; at < content.size(); at += kPageSize)
+      writer.put(PageNo{page++}, std::span<const std::byte, kPageSize>(content.data() + at, kPageSize));
+  };
+  for (auto& [cluster, content] : copied_) {
+    content.resize(guest::DiskCluster::kBytes);  // the last of a disk may be shorter
+    const guest::DiskCluster named{places_[cluster.disk], cluster.index};
+    const std::uint32_t slot = slots_.try_emplace(named, static_cast<std::uint32_t>(slots_.size())).first->second;
+    put_pages(first + kDirectoryPages + slot * kSlotPages, content);
+  }
+  put_pages(first, disk_directory(slots_));
+  for (const auto& [cluster, slot] : slots_) info_.disks[cluster.disk].changed_bytes += guest::DiskCluster::kBytes;
 }
 
 void DiskPoints::Attempt::commit() {
   committed_ = true;
-  if (!nodes_.empty()) ++points_.users_[points_.newest_];
+  if (nodes_.empty()) return;
+  ++points_.users_[points_.newest_];
+  points_.slots_ = std::move(slots_);
+  points_.base_ = info_.id;
+  points_.quiet_ = moved_ ? 0 : points_.quiet_ + 1;
 }
 
 std::string disk_tag(const store::CheckpointInfo& info) {

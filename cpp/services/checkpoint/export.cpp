@@ -1,9 +1,13 @@
 #include "checkpoint/export.h"
 
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <regex>
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "checkpoint/disk_area.h"
 #include "guest/stream.h"
 
 namespace mhv::checkpoint {
@@ -25,12 +29,12 @@ std::uint64_t export_save_image(const store::Store& store, const std::string& id
   std::vector<guest::StreamBlock> blocks;
   std::vector<std::uint64_t> first_page;
   std::uint64_t pages = 0;
-  for (const store::BlockInfo& block : info.blocks) {
+  for (const store::BlockInfo& block : memory_blocks(info)) {
     blocks.push_back({block.name, block.bytes});
     first_page.push_back(pages);
     pages += block.bytes / kPageSize;
   }
-  if (pages != table.size())
+  if (pages > table.size())
     throw Error(Code::kCorrupt, "checkpoint " + id + " names other memory blocks than it has pages for", "run: mhvctl checkpoint verify");
 
   std::vector<std::byte> buffer;
@@ -57,6 +61,36 @@ std::uint64_t export_save_image(const store::Store& store, const std::string& id
       },
       device_state);
   flush();
+  return written;
+}
+
+std::uint64_t export_disk_changes(const store::Store& store, const std::string& id, const std::string& target, int fd) {
+  const store::CheckpointInfo info = store.get_without_xml(id);
+  const auto disk = std::ranges::find(info.disks, target, &store::DiskInfo::target);
+  if (disk == info.disks.end() || disk->snapshot.empty()) {
+    throw Error(Code::kNotFound, "checkpoint " + id + " has no snapshot of a disk " + target,
+                "\"mhvctl checkpoint show\" shows its disks, and which of them have one");
+  }
+  struct stat image {};
+  if (::fstat(fd, &image) != 0) throw_errno("cannot look at the image of disk " + target);
+  const auto size = static_cast<std::uint64_t>(image.st_size);
+
+  const store::PageTable table = store.resolve(id);
+  const DiskArea area(store, info, table);
+  std::vector<std::byte> content(guest::DiskCluster::kBytes);
+  std::uint64_t written = 0;
+  for (const auto& [cluster, slot] : area.slots()) {
+    if (cluster.disk != static_cast<std::size_t>(disk - info.disks.begin())) continue;
+    const std::uint64_t offset = cluster.index * content.size();
+    if (offset >= size) {
+      throw Error(Code::kCorrupt, "checkpoint " + id + " has changes behind the end of the image of disk " + target,
+                  "give the whole disk, as \"qemu-img convert -O raw\" writes it; else run: mhvctl checkpoint verify");
+    }
+    area.read(slot, content);
+    const std::size_t bytes = std::min<std::uint64_t>(content.size(), size - offset);
+    pwrite_all(fd, std::span(content).first(bytes), offset, "the exported disk");
+    written += bytes;
+  }
   return written;
 }
 

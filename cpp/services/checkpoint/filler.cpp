@@ -35,7 +35,7 @@ Filler::Filler(guest::MissingPages memory, const store::Store& store, std::strin
       todo_(memory_.ram().pages()),
       buffer_(kFillRunPages * kPageSize),
       wake_(new_event()) {
-  if (target_.size() != memory_.ram().pages()) throw Error(Code::kInvalid, "checkpoint " + id_ + " has another number of pages");
+  if (target_.size() < memory_.ram().pages()) throw Error(Code::kInvalid, "checkpoint " + id_ + " has another number of pages");
 }
 
 Filler::~Filler() { stop_thread(); }
@@ -63,7 +63,7 @@ std::vector<PageRange> Filler::start() {
   std::vector<PageRange> there = memory_.present();
   PageSet present(memory_.ram().pages());
   present.add(there);
-  for (std::uint32_t i = 0; i < target_.size(); ++i) {
+  for (std::uint32_t i = 0; i < memory_.ram().pages(); ++i) {
     if (!target_[i].is_zero_page() && !present.contains(PageNo{i})) todo_.add(PageNo{i});
   }
   total_ = todo_.count();
@@ -144,7 +144,7 @@ bool Filler::fill_next() {
 }
 
 std::optional<PageNo> Filler::next_page() {
-  const auto wanted = [&](PageNo page) { return page.value < target_.size() && todo_.contains(page); };
+  const auto wanted = [&](PageNo page) { return page.value < memory_.ram().pages() && todo_.contains(page); };
   while (near_.count > 0) {
     const PageNo page = near_.first;
     near_ = {PageNo{page.value + 1}, near_.count - 1};
@@ -154,7 +154,7 @@ std::optional<PageNo> Filler::next_page() {
     const PageNo page = order_[next_ordered_++];
     if (wanted(page)) return page;
   }
-  for (; cursor_ < target_.size(); ++cursor_) {
+  for (; cursor_ < memory_.ram().pages(); ++cursor_) {
     if (todo_.contains(PageNo{cursor_})) return PageNo{cursor_};
   }
   return std::nullopt;
@@ -227,7 +227,7 @@ void Filler::wait(const StageFn& progress, std::chrono::milliseconds timeout) co
 
 std::vector<PageRange> Filler::with_content() const {
   std::vector<PageRange> out;
-  for (std::uint32_t i = 0; i < target_.size(); ++i) {
+  for (std::uint32_t i = 0; i < memory_.ram().pages(); ++i) {
     if (target_[i].is_zero_page()) continue;
     if (!out.empty() && out.back().first.value + out.back().count == i) {
       ++out.back().count;

@@ -39,7 +39,8 @@ namespace mhv::checkpoint {
 // from any.
 class Filler {
  public:
-  // `store` outlives it. `target`: the checkpoint's, as the store resolves it. `order_path`: fault_order.h. `on_change` is called by the
+  // `store` outlives it. `target`: the checkpoint's, as the store resolves it; what lies behind
+  // memory's pages is not filled. `order_path`: fault_order.h. `on_change` is called by the
   // filling thread when all is filled, and when a page cannot be read (problem() says why); it must not call back.
   Filler(guest::MissingPages memory, const store::Store& store, std::string id, store::PageTable target, std::string order_path,
          std::function<void()> on_change);

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "base/error.h"
+#include "checkpoint/disk_area.h"
 #include "guest/device_saver.h"
+#include "guest/disk_changes.h"
 #include "guest/machine.h"
 #include "guest/qmp.h"
 #include "guest/ram.h"
@@ -28,7 +30,12 @@ struct Disk {
 // One thread at a time.
 struct LiveGuest {
   LiveGuest(guest::Ram ram_, guest::Qmp qmp_, Fd uffd, Fd pagemap, bool fresh, bool kvm)
-      : ram(std::move(ram_)), qmp(std::move(qmp_)), machine(qmp), saver(qmp), tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
+      : ram(std::move(ram_)),
+        qmp(std::move(qmp_)),
+        machine(qmp),
+        disk_changes(qmp),
+        saver(qmp),
+        tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
     qmp.on_event([this](const guest::Qmp::Json& event) { gave_memory_back_ |= event.value("event", "") == "BALLOON_CHANGE"; });
     if (!machine.has_balloon()) tracker.pages_stay();
     gave_memory_back_ |= !fresh && machine.balloon_inflated();  // perhaps while nobody listened
@@ -54,6 +61,7 @@ struct LiveGuest {
   guest::Ram ram;
   guest::Qmp qmp;
   guest::Machine machine;
+  guest::DiskChanges disk_changes;
   guest::DeviceSaver saver;
   guest::Tracker tracker;
   std::vector<Disk> disks;
@@ -61,9 +69,11 @@ struct LiveGuest {
   std::string machine_name;    // canonical type
   std::string domain_xml;
 
+  // As a checkpoint of this guest names them.
   std::vector<store::BlockInfo> blocks() const {
     std::vector<store::BlockInfo> out;
     for (const guest::RamBlock& block : ram.blocks()) out.push_back({block.name, block.bytes, block.read_only});
+    out.push_back(disk_area());
     return out;
   }
 

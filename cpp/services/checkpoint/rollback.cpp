@@ -47,31 +47,10 @@ void Rollback::check_fits(const store::CheckpointInfo& info) const {
                 fmt::format("checkpoint {} was taken on machine type {}, the guest now has {}", info.id, info.machine, guest_.machine_name),
                 "start the guest with the machine type of the checkpoint, or export the checkpoint and use virsh restore");
   }
-  if (info.blocks != guest_.blocks()) {
+  if (const auto now = guest_.blocks(); !std::ranges::equal(memory_blocks(info), std::span(now).first(now.size() - 1))) {
     throw Error(Code::kInvalid, fmt::format("checkpoint {} was taken with another memory layout than the guest has now", info.id),
                 "resize the guest back (memory, video and firmware as at the checkpoint), or export the checkpoint and use virsh restore");
   }
-}
-
-std::vector<guest::DiskNode> Rollback::disks_of(const store::CheckpointInfo& info) const {
-  std::vector<guest::DiskNode> nodes;
-  const auto present = disk_snapshots(guest_);
-  for (const store::DiskInfo& disk : info.disks) {
-    if (disk.snapshot.empty()) continue;
-    const auto live = std::find_if(guest_.disks.begin(), guest_.disks.end(), [&](const Disk& d) { return d.node.target == disk.target; });
-    if (live == guest_.disks.end() || !live->can_snapshot()) {
-      throw Error(Code::kInvalid, fmt::format("checkpoint {} has a point of disk {}, which the guest no longer has", info.id, disk.target),
-                  "attach the disk again as " + disk.target + ", or export the checkpoint");
-    }
-    if (!present.at(disk.target).contains(disk.snapshot)) {
-      throw Error(Code::kInvalid,
-                  fmt::format("disk {} no longer holds the point of checkpoint {}: the image was replaced since (rebuild, resize, move)",
-                              disk.target, info.id),
-                  "restore a newer checkpoint; this one can still be exported, without its disks");
-    }
-    nodes.push_back(live->node);
-  }
-  return nodes;
 }
 
 // With no base: protect everything first, then compare while the guest runs; what it writes meanwhile is gathered later.
@@ -99,7 +78,9 @@ PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
   const bool known = lineage_.base().has_value();
   PageSet out = lineage_.begin(guest_.tracker);
   if (known) {
-    for (const store::PageEntry& entry : store_.difference(*lineage_.base(), id)) out.add(entry.page);
+    for (const store::PageEntry& entry : store_.difference(*lineage_.base(), id)) {
+      if (entry.page.value < guest_.ram.pages()) out.add(entry.page);  // behind them is what disks changed
+    }
     return out;
   }
   out.clear();
@@ -205,14 +186,14 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   const store::CheckpointInfo info = store_.get(id);
   guest_.check_layout();
   check_fits(info);
-  const std::vector<guest::DiskNode> disks = disks_of(info);
   const std::vector<std::byte> device_state = store_.device_state(id);
   if (on_demand_ == nullptr) resolved_ = store_.resolve(id);
   target_ = on_demand_ == nullptr ? resolved_ : on_demand_->target();
+  DiskRestore disks(guest_, store_, info, target_);
 
   PageSet pages = before_pause(id, progress);
   guest_.machine.stage_load(device_state, info.machine, disk_tag(info));
-  guest_.machine.stop_watching(disks);  // QEMU does not revert a disk that has a dirty bitmap
+  disks.prepare();
   RollbackResult result;
   {
     Pause pause(guest_.machine, state_);
@@ -220,7 +201,8 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
     state_.begin_restore(id, runs);
     try {
       result.pages_written = put_back_in_pause(id, pages);
-      guest_.machine.load(disk_tag(info), disks);
+      guest_.machine.load(disk_tag(info), disks.nodes());
+      disks.put_back_changes();
       PageSet touched(guest_.ram.pages());
       lineage_.gather(guest_.tracker, &touched);
       result.pages_written += put_back_what_differs(touched);

@@ -3,7 +3,7 @@
 // INVARIANT: from the first page put back until RAM, disks and devices are all at the checkpoint, the run state says
 // `restoring` and the guest does not run. Every step may be done again, so whoever finds `restoring` does the whole
 // restore again. (Method: RAM first, for virtio reads its rings while it loads; then QMP snapshot-load, which reverts
-// the disks and loads the device state; then whatever the load itself wrote is compared once more.)
+// the disks and loads the device state; then what the disks held otherwise than their snapshots, and what the load itself wrote.)
 //
 // RAM comes back in one of two ways, and all the rest is the same:
 //   fill now         a guest that has run: what may differ is found and read while it runs, and written in the pause
@@ -15,6 +15,7 @@
 #include <string>
 
 #include "checkpoint/checkpointer.h"
+#include "checkpoint/disk_restore.h"
 #include "checkpoint/filler.h"
 #include "guest/ram_mapping.h"
 
@@ -38,7 +39,6 @@ class Rollback {
 
  private:
   void check_fits(const store::CheckpointInfo& info) const;
-  std::vector<guest::DiskNode> disks_of(const store::CheckpointInfo& info) const;
   PageSet before_pause(const std::string& id, const StageFn& progress);
   std::uint64_t put_back_in_pause(const std::string& id, PageSet& pages);
   PageSet suspects(const std::string& id, const StageFn& progress);
