@@ -33,6 +33,8 @@ bool receive_exact(int socket, std::span<std::byte> out, std::vector<Fd>* fds) {
     const ssize_t n = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
     if (n < 0) {
       if (errno == EINTR) continue;
+      // A peer that ended before it read what was sent to it.
+      if (errno == ECONNRESET) throw Error(Code::kUnavailable, "the peer closed the connection");
       throw_errno("cannot receive a message");
     }
     for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {

@@ -39,9 +39,9 @@ struct Frame {
   std::vector<Fd> fds;
 };
 
-// Blocking. One writer and one reader at a time per socket (callers lock).
+// Blocking. One writer and one reader at a time per socket (callers lock). Both throw kUnavailable when the peer ended.
 void send_frame(int socket, std::string_view payload, std::span<const int> fds = {});
-// nullopt: the peer closed between two frames. Throws Error on anything else that is not a whole frame.
+// nullopt: the peer closed between two frames and had read all. Throws Error on anything else that is not a whole frame.
 std::optional<Frame> receive_frame(int socket);
 
 }  // namespace mhv

@@ -44,6 +44,20 @@ bool usable(const Fd& fd) {
   return ::poll(&entry, 1, 0) == 0;
 }
 
+Error ended_in_the_middle() {
+  return Error(Code::kUnavailable, "mhvd ended in the middle of the request; guests run on", "try again when mhvd is back");
+}
+
+// A frame's own error knows of a peer only.
+auto unless_it_ended(const auto& exchange) {
+  try {
+    return exchange();
+  } catch (const Error& error) {
+    if (error.code() == Code::kUnavailable) throw ended_in_the_middle();
+    throw;
+  }
+}
+
 }  // namespace
 
 Client::Client(std::string socket_path) : socket_path_(std::move(socket_path)) {}
@@ -71,12 +85,11 @@ protocol::Reply Client::call(protocol::Request request, const ProgressFn& progre
     const std::lock_guard lock(mutex_);
     request.set_id(next_id_++);
   }
-  send_frame(connection.get(), request.SerializeAsString(), fds);
+  const int socket = connection.get();
+  unless_it_ended([&] { send_frame(socket, request.SerializeAsString(), fds); });
   for (;;) {
-    const std::optional<Frame> frame = receive_frame(connection.get());
-    if (!frame) {
-      throw Error(Code::kUnavailable, "mhvd ended in the middle of the request; guests run on", "try again when mhvd is back");
-    }
+    const std::optional<Frame> frame = unless_it_ended([&] { return receive_frame(socket); });
+    if (!frame) throw ended_in_the_middle();
     protocol::Reply reply;
     if (!reply.ParseFromString(frame->payload)) throw Error(Code::kInvalid, "mhvd sent a reply that cannot be read");
     if (reply.id() != request.id() && !(reply.id() == 0 && reply.has_error())) {

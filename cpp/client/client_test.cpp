@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -130,6 +131,22 @@ TEST(Client, AnswersUnavailableWhenMhvdEndsAndConnectsAgain) {
     EXPECT_EQ(error.code(), Code::kUnavailable);
   }
   EXPECT_TRUE(client.call(status_request()).has_done());
+}
+
+TEST(Client, AnswersUnavailableWhenMhvdEndsBeforeItReadTheRequest) {
+  FakeServer server({[](int connection) {
+    pollfd entry{connection, POLLIN, 0};
+    EXPECT_EQ(::poll(&entry, 1, 10'000), 1);
+  }});
+  Client client(server.path());
+  try {
+    client.call(status_request());
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kUnavailable);
+    EXPECT_THAT(error.what(), testing::HasSubstr("mhvd ended"));
+    EXPECT_FALSE(error.hint().empty());
+  }
 }
 
 TEST(Client, SaysThatMhvdIsNotRunning) {
