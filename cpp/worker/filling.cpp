@@ -52,7 +52,7 @@ checkpoint::RollbackResult Worker::roll_back(const protocol::CheckpointRestore& 
     resume |= state_.phase() == checkpoint::RunState::Phase::kRestoring && state_.runs_after_restore();
     fill_first(progress);
   }
-  const auto result = checkpoint::Rollback(*live_, *store_, state_, *lineage_, filler_.get()).run(request.id(), resume, progress);
+  const auto result = roll_back_to(request.id(), resume, progress);
   if (filler_) filler_->prefetch();
   return result;
 }

@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "checkpoint/pause.h"
 #include "worker/convert.h"
 
 namespace mhv::worker {
@@ -256,6 +257,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     live_ = to_live_guest(up, std::move(fds));
     live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
     lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
+    mark_ = std::make_unique<checkpoint::RestoreMark>(store_path_ + "/restoring", checkpoint::QemuId{up.qemu_pid(), up.qemu_start_time()});
     finish_interrupted_work();
     disk_points_ = std::make_unique<checkpoint::DiskPoints>(*live_, *store_);
     checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_);
@@ -282,6 +284,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
 void Worker::drop_live() {
   checkpointer_.reset();
   disk_points_.reset();
+  mark_.reset();
   lineage_.reset();
   live_.reset();
   memory_.reset();
@@ -308,8 +311,33 @@ void Worker::finish_interrupted_work() {
     live_->machine.clean_up_load();  // before anything is put back: it may still run
     const std::string id = state_.target();
     spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
-    checkpoint::Rollback(*live_, *store_, state_, *lineage_, filler_.get()).run(id, state_.runs_after_restore(), no_progress);
+    roll_back_to(id, state_.runs_after_restore(), no_progress);
   }
+  const std::string id = mark_->left_behind();
+  // A QEMU that was started for another restore gets that one.
+  if (!id.empty() && ahead_.id.empty()) restore_again(id);
+}
+
+void Worker::restore_again(const std::string& id) {
+  spdlog::warn("guest {} ({}): QEMU ended in the middle of the restore of checkpoint {}; doing it again", name_, guest_, id);
+  checkpoint::Pause pause(live_->machine, state_);
+  try {
+    roll_back_to(id, pause.stopped(), no_progress);
+    pause.keep_stopped();  // it runs again
+  } catch (const Error& error) {
+    const bool half_way = state_.phase() == checkpoint::RunState::Phase::kRestoring;
+    if (half_way) pause.keep_stopped();
+    if (half_way || error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
+    spdlog::error(
+        "guest {} ({}): the restore of checkpoint {} was cut off by QEMU's end, and cannot be done again: {}; its disks may be "
+        "between two moments: restore another checkpoint, or have the guest check its file systems",
+        name_, guest_, id, error.what());
+    mark_->clear();
+  }
+}
+
+checkpoint::RollbackResult Worker::roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress) {
+  return checkpoint::Rollback(*live_, *store_, state_, *lineage_, *mark_, filler_.get()).run(id, resume, progress);
 }
 
 checkpoint::LiveGuest& Worker::live(const char* for_what) {

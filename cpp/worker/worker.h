@@ -17,6 +17,7 @@
 #include "checkpoint/lineage.h"
 #include "checkpoint/live_guest.h"
 #include "checkpoint/pace.h"
+#include "checkpoint/restore_mark.h"
 #include "checkpoint/rollback.h"
 #include "checkpoint/run_state.h"
 #include "store/store.h"
@@ -65,6 +66,8 @@ class Worker {
   void guest_down(const std::string& reason);
   void drop_live();
   void finish_interrupted_work();
+  void restore_again(const std::string& id);
+  checkpoint::RollbackResult roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress);
   void start_pace();
   void take_automatic_checkpoint();
   store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
@@ -117,6 +120,7 @@ class Worker {
   std::unique_ptr<checkpoint::Filler> filler_;  // while memory is being filled on demand
   std::unique_ptr<checkpoint::LiveGuest> live_;
   std::unique_ptr<checkpoint::Lineage> lineage_;
+  std::unique_ptr<checkpoint::RestoreMark> mark_;
   std::unique_ptr<checkpoint::DiskPoints> disk_points_;
   std::unique_ptr<checkpoint::Checkpointer> checkpointer_;
   std::optional<Holding> held_;

@@ -3,8 +3,11 @@
 A second disk is compared as a whole with what it held when the checkpoint was taken.
 """
 
+import pathlib
 import shutil
 import subprocess
+import threading
+import time
 
 import lab
 import pytest
@@ -57,8 +60,7 @@ class Second:
 
     def is_as_at(self, point):
         now = self._copy()
-        compare = ["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", now, self.moments[point]]
-        same = subprocess.run(compare, check=False).returncode == 0
+        same = same_content(now, self.moments[point])
         now.unlink()
         return same
 
@@ -67,6 +69,17 @@ class Second:
             self.engine.restore(self.guest.name, point)
             assert self.is_as_at(point)
             self.guest.assert_whole()
+
+
+def tolerantly(action):
+    try:
+        action()
+    except lab.EngineError as error:
+        print(error)
+
+
+def same_content(one, other):
+    return subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", one, other], check=False).returncode == 0
 
 
 @pytest.fixture(params=["memfd", "anon"])
@@ -145,3 +158,42 @@ def test_without_disks_nothing_is_inherited(second):
     second.moments[bare["id"]] = now
     second.engine.restore(name, bare["id"])
     assert second.is_as_at(bare["id"]), "the disk is left as it was"
+
+
+def test_qemu_dies_while_a_restore_writes_a_disk(second):
+    """The next start of the guest finds the disk between two moments, and that restore is done again before anybody uses it."""
+    guest, engine, host = second.guest, second.engine, second.host
+    boot = guest.status()["boot"]
+    second.checkpoint()
+    second.write(700)
+    second.checkpoint()
+    point = list(second.moments)[-1]
+    pause_s = int(engine.restore(guest.name, point)["pause_us"]) / 1e6
+    mark = pathlib.Path(f"/proc/{host.keeper}/root/var/lib/nova-mhv/guests/{guest.uuid}/restoring")
+    between = 0
+    for part in (0.4, 0.55, 0.7, 0.85):
+        second.write(20)
+        before = second._copy()
+        restore = threading.Thread(target=tolerantly, args=(lambda: engine.restore(guest.name, point),))
+        pid = guest.pid
+        restore.start()
+        lab.wait_until("the mark", lambda: mark.exists() or not restore.is_alive())
+        time.sleep(part * pause_s)
+        lab.kill(pid)
+        restore.join()
+        marked = mark.exists()
+        lab.wait_until("QEMU to be gone", lambda: guest.state == "shut off")
+        between += not same_content(second.image, before) and not same_content(second.image, second.moments[point])
+        before.unlink()
+        host.virsh("start", guest.name)
+        guest.wait_answer()
+        engine.wait_state(guest.name, "attached")
+        print(f"killed {part * pause_s * 1000:.0f} ms after the mark; it stayed: {marked}")
+        if marked:
+            assert guest.status()["boot"] == boot, "memory is not the checkpoint's"
+            assert second.is_as_at(point)
+            guest.assert_whole()
+        else:
+            engine.restore(guest.name, point)
+        assert not mark.exists()
+    assert between, "no kill met the disk between two moments: this test showed nothing"

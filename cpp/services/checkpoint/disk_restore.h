@@ -1,8 +1,7 @@
 // Puts a guest's disks back to a checkpoint: QEMU reverts them to their snapshots, then what they held otherwise is written over that.
 //
-// INVARIANT: put_back_changes() returns only when every cluster was read back through QEMU and is as stored, and flushed.
-// LIMIT: a QEMU that dies in put_back_changes() leaves disks between two moments, and its run state with it: nobody restores again by
-// himself.
+// INVARIANT: put_back_changes() returns only when every cluster was read back through QEMU and is as stored, and flushed. A QEMU that
+// dies before leaves disks between two moments: whoever calls this sets a mark before (restore_mark.h).
 #pragma once
 
 #include <map>

@@ -30,11 +30,12 @@ void put_page(std::byte* to, const std::byte* from) {
 
 }  // namespace
 
-Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, Filler* on_demand)
+Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand)
     : guest_(guest),
       store_(store),
       state_(state),
       lineage_(lineage),
+      mark_(mark),
       on_demand_(on_demand),
       staging_(guest.ram.pages(), 0),
       mapping_(guest.ram),
@@ -194,6 +195,8 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   PageSet pages = before_pause(id, progress);
   guest_.machine.stage_load(device_state, info.machine, disk_tag(info));
   disks.prepare();
+  const bool reverts = !disks.nodes().empty();
+  if (reverts) mark_.set(id);
   RollbackResult result;
   {
     Pause pause(guest_.machine, state_);
@@ -218,6 +221,7 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   }
   if (resume && !guest_.machine.running()) guest_.machine.resume();
   state_.set_phase(RunState::Phase::kRunning);
+  if (reverts) mark_.clear();
   guest_.machine.clean_up_load();
   return result;
 }

@@ -2,8 +2,9 @@
 //
 // INVARIANT: from the first page put back until RAM, disks and devices are all at the checkpoint, the run state says
 // `restoring` and the guest does not run. Every step may be done again, so whoever finds `restoring` does the whole
-// restore again. (Method: RAM first, for virtio reads its rings while it loads; then QMP snapshot-load, which reverts
-// the disks and loads the device state; then what the disks held otherwise than their snapshots, and what the load itself wrote.)
+// restore again; and so does whoever finds the mark of one that QEMU or the host did not survive (restore_mark.h). (Method: RAM first, for
+// virtio reads its rings while it loads; then QMP snapshot-load, which reverts the disks and loads the device state; then what the disks
+// held otherwise than their snapshots, and what the load itself wrote.)
 //
 // RAM comes back in one of two ways, and all the rest is the same:
 //   fill now         a guest that has run: what may differ is found and read while it runs, and written in the pause
@@ -17,6 +18,7 @@
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/disk_restore.h"
 #include "checkpoint/filler.h"
+#include "checkpoint/restore_mark.h"
 #include "guest/ram_mapping.h"
 
 namespace mhv::checkpoint {
@@ -30,7 +32,7 @@ struct RollbackResult {
 class Rollback {
  public:
   // `on_demand`: of the checkpoint that run() is called with, nullptr: fill now.
-  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, Filler* on_demand = nullptr);
+  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand = nullptr);
 
   // `resume`: the guest runs afterwards even if it did not before. Throws kNotFound, kInvalid (another machine type, RAM
   // layout or set of disks), kCorrupt; before `restoring` the guest then runs on untouched, after it the guest stays
@@ -53,6 +55,7 @@ class Rollback {
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
+  RestoreMark& mark_;
   Filler* const on_demand_;
   store::PageTable resolved_;  // empty with on_demand_, which has it
   std::span<const store::PageKey> target_;

@@ -1,0 +1,56 @@
+// Says durably that a restore is putting disks back. The run state says so too, but ends with QEMU and the host; disks between two
+// moments stay, and any start of the guest would run on them.
+//
+// INVARIANT: from before the first write to a disk until all of them are put back and the guest was told to run, a mark with that
+// checkpoint is on the disk. So a mark that another QEMU left means: the restore has to be done again.
+// LIMIT: a guest that ran without the engine after its QEMU died in a restore has a mark that is older than what it wrote. It is
+// restored all the same when the engine comes within kRedoWithin of that QEMU's start; later, its mark is dropped.
+//
+//   file `restoring` beside the store, one line:   nova-mhv restoring 1 CHECKPOINT QEMU-PID QEMU-START-TIME
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace mhv::checkpoint {
+
+struct QemuId {
+  std::int32_t pid = 0;
+  std::uint64_t start_time = 0;  // clock ticks since the host's boot
+  friend bool operator==(const QemuId&, const QemuId&) = default;
+};
+
+struct Restoring {
+  std::string checkpoint;
+  QemuId qemu;
+};
+
+// Throws kCorrupt on anything but such a line. Pure.
+Restoring parse_restore_mark(std::string_view text);
+
+// One thread at a time. Throws what the disk refuses.
+class RestoreMark {
+ public:
+  static constexpr std::chrono::minutes kRedoWithin{10};
+
+  RestoreMark(std::string path, QemuId qemu) : path_(std::move(path)), qemu_(qemu) {}
+
+  // Durable when they return.
+  void set(const std::string& checkpoint);
+  void clear();
+  bool is_set() const;
+  // The restore that ended with another QEMU than this, "": none. What can no longer be used is cleared, and logged.
+  std::string left_behind();
+
+ private:
+  std::optional<Restoring> load() const;
+  bool just_started() const;
+
+  const std::string path_;
+  const QemuId qemu_;
+};
+
+}  // namespace mhv::checkpoint
