@@ -9,7 +9,9 @@
 
 namespace mhv::store {
 
-KeyIndex::KeyIndex() : seed_((std::uint64_t{std::random_device{}()} << 32) | std::random_device{}()) {}
+std::size_t KeyIndex::Hash::operator()(const PageKey& key) const { return XXH3_64bits_withSeed(key.bytes.data(), key.bytes.size(), seed); }
+
+KeyIndex::KeyIndex() : hash_{(std::uint64_t{std::random_device{}()} << 32) | std::random_device{}()}, base_numbers_(0, hash_) {}
 
 void KeyIndex::set(Slot& slot, const Location& l) {
   const std::uint64_t packed = (std::uint64_t{l.segment} << 37) | (std::uint64_t{l.offset / 8} << 13) | l.stored;
@@ -24,9 +26,7 @@ Content KeyIndex::content_of(const Slot& slot) const {
           slot.base == 0 ? PageKey{} : bases_[slot.base - 1].key};
 }
 
-std::size_t KeyIndex::home_of(const PageKey& key) const {
-  return XXH3_64bits_withSeed(key.bytes.data(), key.bytes.size(), seed_) & (slots_.size() - 1);
-}
+std::size_t KeyIndex::home_of(const PageKey& key) const { return hash_(key) & (slots_.size() - 1); }
 
 std::size_t KeyIndex::slot_of(const PageKey& key) const {
   std::size_t at = home_of(key);

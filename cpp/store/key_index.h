@@ -6,8 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "store/format.h"
@@ -64,6 +64,11 @@ class KeyIndex {
     PageKey key;
     std::uint32_t uses = 0;
   };
+  // Seeded at random: a guest must not be able to choose contents that crowd one place.
+  struct Hash {
+    std::uint64_t seed;
+    std::size_t operator()(const PageKey& key) const;
+  };
   static void set(Slot& slot, const Location& location);
   Content content_of(const Slot& slot) const;
   std::size_t home_of(const PageKey& key) const;
@@ -76,9 +81,9 @@ class KeyIndex {
   std::vector<std::uint8_t> colours_;  // beside slots_
   std::size_t used_ = 0;
   std::uint8_t colour_ = 0;
-  std::uint64_t seed_;  // random: a guest must not be able to choose contents that crowd one place
+  Hash hash_;
   std::vector<Base> bases_;
-  std::map<PageKey, std::uint32_t> base_numbers_;
+  std::unordered_map<PageKey, std::uint32_t, Hash> base_numbers_;
   std::vector<std::uint32_t> free_bases_;
 };
 

@@ -14,9 +14,6 @@ struct EncodedPage {
   Kind kind;
   std::span<const std::byte> payload;  // in `room` or in the page
 };
-// kQuick: what is copied while a guest waits for its first checkpoint; kDense: what changes from epoch to epoch, and all that is
-// stored again.
-enum class Effort { kQuick, kDense };
 // The page by itself: one word again and again, compressed, or raw where that would not be smaller. Thread-safe.
 EncodedPage encode_page(std::span<const std::byte, kPageSize> page, Effort effort, Room room);
 

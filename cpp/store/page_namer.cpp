@@ -6,8 +6,6 @@
 
 namespace mhv::store {
 
-bool PageKey::is_zero_page() const { return bytes == std::array<std::uint8_t, 16>{}; }
-
 bool is_zero(std::span<const std::byte, kPageSize> page) {
   // A page of zeros is one that begins with zeros and equals itself shifted by that many.
   static constexpr std::byte kZeros[64]{};

@@ -21,7 +21,8 @@ constexpr std::uint32_t kDeviceStatePage = kEntriesMax;  // in the cache of base
 }  // namespace
 
 struct Writer::Impl {
-  Impl(Store::Impl& of, std::string on_top_of) : store(of), parent(std::move(on_top_of)) {
+  Impl(Store::Impl& of, std::string on_top_of, Effort how)
+      : store(of), parent(std::move(on_top_of)), effort(parent.empty() ? Effort::kQuick : how) {
     token.emplace(of.writing);
     appender.emplace(of.segments);
   }
@@ -39,6 +40,7 @@ struct Writer::Impl {
   Store::Impl& store;
   std::optional<WriteToken> token;  // until commit() ends
   const std::string parent;
+  const Effort effort;
   std::optional<Appender> appender;
   std::vector<PageEntry> entries;  // as they were put
   InfoRecord about;
@@ -50,8 +52,8 @@ Writer::Writer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Writer::Writer(Writer&&) noexcept = default;
 Writer::~Writer() = default;
 
-Writer Store::begin(const std::string& parent) {
-  auto writer = std::make_unique<Writer::Impl>(*impl_, parent);
+Writer Store::begin(const std::string& parent, Effort effort) {
+  auto writer = std::make_unique<Writer::Impl>(*impl_, parent, effort);
   impl_->drop_moved();
   if (parent.empty()) {
     const std::unique_lock guard(impl_->mutex);
@@ -101,7 +103,7 @@ void Writer::Impl::store_content(std::span<const std::byte, kPageSize> content, 
   BaseCache::Entry* const base = base_of_page(page, before);
   if (base != nullptr && base->excess < kNewBaseCost) patch = encode_delta(content, base->content, base->key, kDeltaMax, patch_room);
   EncodedPage whole{};
-  if (patch.empty() || patch.size() > kDeltaGood) whole = encode_page(content, parent.empty() ? Effort::kQuick : Effort::kDense, room);
+  if (patch.empty() || patch.size() > kDeltaGood) whole = encode_page(content, effort, room);
   if (!patch.empty() && (whole.payload.empty() || patch.size() < whole.payload.size())) {
     base->excess += patch.size() - std::min(patch.size(), base->smallest);
     base->smallest = std::min(base->smallest, patch.size());

@@ -9,7 +9,7 @@
 namespace mhv::worker {
 namespace {
 
-constexpr double kThinEachFromS = 0.1;  // of more frequent ones, many at once cost little more than one
+constexpr double kFrequentS = 0.1;
 constexpr auto kThinEvery = std::chrono::seconds(1);
 // What the compaction may read and write, so that epochs and guests have the disk.
 constexpr double kCompactBytesPerS = 32 << 20;
@@ -19,9 +19,12 @@ constexpr auto kCompactPause = std::chrono::milliseconds(5);
 
 void Worker::compact_soon() { next_compaction_ = Clock::now() + kCompactPause; }
 
+// Most of such automatic checkpoints are dropped soon: they are stored quickly, and many at once are dropped for little more than one.
+bool Worker::frequent() const { return options_.checkpoint_interval_s() < kFrequentS; }
+
 void Worker::thin_out() {
   const Clock::time_point now = Clock::now();
-  if (options_.checkpoint_interval_s() < kThinEachFromS && now - thinned_ < kThinEvery) return;
+  if (frequent() && now - thinned_ < kThinEvery) return;
   thinned_ = now;
   const auto policy = options_.checkpoint_keep_policy().empty() ? keep::Policy::newest(options_.checkpoint_keep())
                                                                 : keep::Policy::parse(options_.checkpoint_keep_policy());
@@ -40,7 +43,7 @@ void Worker::remove(const std::vector<std::string>& ids) {
     // The pages that the tracker does not report equal this one: its successor's pages would no longer be known.
     if (lineage_ && lineage_->base() == id) lineage_->lose();
   }
-  store_->remove(ids);
+  background_.run([&] { store_->remove(ids); });
   for (const store::CheckpointInfo& info : infos) {
     if (disk_points_) disk_points_->release(info);
     spdlog::log(info.automatic ? spdlog::level::debug : spdlog::level::info, "guest {} ({}): checkpoint {} deleted", name_, guest_,
@@ -54,7 +57,8 @@ void Worker::remove(const std::vector<std::string>& ids) {
 void Worker::compact() {
   next_compaction_ = Clock::time_point::max();
   try {
-    const std::optional<std::uint64_t> bytes = store_->compact();
+    std::optional<std::uint64_t> bytes;
+    background_.run([&] { bytes = store_->compact(); });
     if (!bytes) return;
     const std::chrono::duration<double> pause(static_cast<double>(*bytes) / kCompactBytesPerS);
     next_compaction_ = Clock::now() + kCompactPause + std::chrono::duration_cast<Clock::duration>(pause);

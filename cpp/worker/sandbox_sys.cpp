@@ -260,9 +260,10 @@ void filter_system_calls() {
   // Write tracking: everything a userfaultfd does, and the page map's scan.
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_MASKED_EQ, kIoctlTypeMask, kUffdIoctlType));
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_MASKED_EQ, kIoctlMask, guest::abi::kIoctlPagemapScan));
-  // Its own: abort(), thread names, limits.
+  // Its own: abort(), thread names and priorities, limits.
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(::getpid())));
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(prctl), SCMP_A0(SCMP_CMP_EQ, PR_SET_NAME));
+  filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(sched_setattr), SCMP_A0(SCMP_CMP_EQ, 0));
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(prlimit64), SCMP_A2(SCMP_CMP_EQ, 0));
   filter.load();
 }

@@ -260,7 +260,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     mark_ = std::make_unique<checkpoint::RestoreMark>(store_path_ + "/restoring", checkpoint::QemuId{up.qemu_pid(), up.qemu_start_time()});
     finish_interrupted_work();
     disk_points_ = std::make_unique<checkpoint::DiskPoints>(*live_, *store_);
-    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_);
+    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_, background_);
   } catch (const Error& error) {
     if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
       spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
@@ -374,7 +374,8 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   }
   fill_first(progress);
   const bool runs = automatic || live_->machine.running();  // there is no automatic one of a guest that stands still
-  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, ++epoch_, runs}, progress);
+  const store::Effort effort = automatic && frequent() ? store::Effort::kQuick : store::Effort::kDense;
+  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, effort, ++epoch_, runs}, progress);
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
               info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);

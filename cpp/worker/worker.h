@@ -79,6 +79,7 @@ class Worker {
   protocol::Reply forget();
   void leave_guest();
   // --- engine thread: what stays in the store (keeping.cpp)
+  bool frequent() const;
   void thin_out();
   void remove(const std::vector<std::string>& ids);
   void compact_soon();
@@ -113,6 +114,7 @@ class Worker {
   protocol::ServiceOptions options_;
   checkpoint::RunState state_;
   std::unique_ptr<store::Store> store_;
+  Background background_;
 
   // Engine thread only; the later use the earlier.
   ReadAhead ahead_;

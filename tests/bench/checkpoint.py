@@ -12,6 +12,7 @@ import argparse
 import os
 import pathlib
 import statistics
+import threading
 import time
 
 from common import Guest, Monitor, Pauses, lab, line, p, real_host
@@ -145,7 +146,10 @@ class Bench:
         return (after - before) / (ended - began)
 
     def slowdown(self, options):
-        """The guest's own work a second, without over with 40 checkpoints a second, in turns: the host's speed changes too."""
+        """The guest's own work a second, without over with 40 checkpoints a second, in turns: the host's speed changes too.
+
+        Beside it what 40 stops a second of stock QEMU with the device state cost the guest: no checkpoint can go below.
+        """
         guest = self.guest(512, 16).start()
         try:
             for quiet in ("rate 0", "disk-rate 0", "verify 0"):
@@ -154,18 +158,46 @@ class Bench:
             for load in LOADS:
                 guest.ask(load, port=7001)
                 time.sleep(2)
-                without, beside = [self.work_per_s(guest, options.seconds)], []
+                slower, beside = {self.with_checkpoints: [], self.with_stops: []}, []
+                before = self.work_per_s(guest, options.seconds)
                 for _ in range(options.turns):
-                    beside.append(self.with_checkpoints(guest, options.seconds))
-                    without.append(self.work_per_s(guest, options.seconds))
-                pairs = zip(without, without[1:], beside, strict=False)
-                medians.append(statistics.median((before + after) / 2 / turn["work"] for before, after, turn in pairs))
-                line(f"checkpoint.slowdown_40hz.{load}", medians[-1], "without/with", 1)
+                    for how, ratios in slower.items():
+                        beside.append(how(guest, options.seconds))
+                        after = self.work_per_s(guest, options.seconds)
+                        ratios.append((before + after) / 2 / beside[-1]["work"])
+                        before = after
+                ours, stock = map(statistics.median, slower.values())
+                medians.append(ours)
+                line(f"checkpoint.slowdown_40hz.{load}", ours, "without/with", 1)
+                line(f"checkpoint.slowdown_40hz.{load}.stops_alone", stock, "without/with", 1)
                 for what, unit, floor in PARTS:
-                    line(f"checkpoint.slowdown_40hz.{load}.{what}", statistics.median(turn[what] for turn in beside), unit, floor)
+                    values = [turn[what] for turn in beside if what in turn]
+                    line(f"checkpoint.slowdown_40hz.{load}.{what}", statistics.median(values), unit, floor)
             line("checkpoint.slowdown_40hz", statistics.median(medians), "without/with", 1)
         finally:
             guest.remove()
+
+    def with_stops(self, guest, seconds):
+        """The guest's work beside the floor of a pause, 40 times a second."""
+        monitor = Monitor(self.host, guest.monitor)
+        pause = Pauses(monitor)
+        over = threading.Event()
+
+        def stop_again_and_again():
+            at = time.monotonic()
+            while not over.wait(at - time.monotonic()):
+                pause.take_ms()
+                at = max(at + 0.025, time.monotonic())
+
+        stops = threading.Thread(target=stop_again_and_again)
+        stops.start()
+        try:
+            return {"work": self.work_per_s(guest, seconds)}
+        finally:
+            over.set()
+            stops.join()
+            pause.close()
+            monitor.close()
 
     def with_checkpoints(self, guest, seconds):
         """The guest's work beside checkpoints, and what they cost it: PARTS, each a second or a checkpoint."""

@@ -42,8 +42,15 @@ std::string new_uuid() {
                      b[7], b[8], b[9], fmt::join(b.begin() + 10, b.end(), ""));
 }
 
-Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points)
-    : guest_(guest), store_(store), state_(state), lineage_(lineage), disk_points_(disk_points), staging_(guest.ram.pages(), 2048) {}
+Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points,
+                           Background& background)
+    : guest_(guest),
+      store_(store),
+      state_(state),
+      lineage_(lineage),
+      disk_points_(disk_points),
+      background_(background),
+      staging_(guest.ram.pages(), 2048) {}
 
 void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const StageFn& progress) {
   std::vector<std::byte> run(kStreamRunPages * kPageSize);
@@ -130,6 +137,14 @@ Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints
   return out;
 }
 
+void Checkpointer::store_staged(store::Writer& writer, const StageFn& progress) {
+  std::uint64_t done = 0;
+  for (const PageNo page : staging_.pages()) {
+    writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
+    if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
+  }
+}
+
 store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const StageFn& progress) {
   guest_.check_layout();
   store::CheckpointInfo info;
@@ -142,7 +157,7 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   info.domain_xml = guest_.domain_xml;
   info.blocks = guest_.blocks();
 
-  store::Writer writer = store_.begin(request.parent);
+  store::Writer writer = store_.begin(request.parent, request.effort);
   // Only the difference to the base is known; against another parent every page has to be looked at.
   if (guest_.gave_memory_back() || lineage_.base() != request.parent) lineage_.lose();
   staging_.clear();
@@ -152,14 +167,12 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   const Paused paused = pause_at_one_moment(todo, disks);
   info.created_ns = paused.at_ns;
   info.pause_us = request.runs ? paused.pause_us : 0;
-  std::uint64_t done = 0;
-  for (const PageNo page : staging_.pages()) {
-    writer.put(page, std::span<const std::byte, kPageSize>(staging_.find(page), kPageSize));
-    if (++done % 1024 == 0) progress("storing memory", done, staging_.pages().size());
-  }
-  disks.put(writer);
-  writer.put_device_state(paused.device_state);
-  info = writer.commit(std::move(info));
+  background_.run([&] {
+    store_staged(writer, progress);
+    disks.put(writer);
+    writer.put_device_state(paused.device_state);
+    info = writer.commit(std::move(info));
+  });
   disks.commit();
   lineage_.saved(info.id);
   return info;

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 
+#include "base/background.h"
 #include "checkpoint/disk_points.h"
 #include "checkpoint/lineage.h"
 #include "checkpoint/live_guest.h"
@@ -20,6 +21,7 @@ struct CreateRequest {
   std::string name;
   std::string parent;  // "": a root
   bool automatic = false;
+  store::Effort effort = store::Effort::kDense;
   std::uint64_t epoch = 0;
   bool runs = true;  // false: somebody else has stopped the guest, and it loses no time
 };
@@ -29,7 +31,7 @@ std::string new_uuid();
 // One thread at a time. Everything given to the constructor outlives it.
 class Checkpointer {
  public:
-  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points);
+  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points, Background& background);
 
   // The guest is stopped only for what was written during the copy before, the device state and the disks' snapshots.
   // Throws kNoSpace (nothing is lost, the next attempt holds these pages too), kGone, kCorrupt, kUnavailable.
@@ -46,12 +48,14 @@ class Checkpointer {
   void copy_at_rest(PageSet& todo, bool lately, Paused& out);
   void copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out);
   Paused pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks);
+  void store_staged(store::Writer& writer, const StageFn& progress);
 
   LiveGuest& guest_;
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
   DiskPoints& disk_points_;
+  Background& background_;
   Staging staging_;
   std::uint32_t misses_ = 0;  // pauses in a row that did not look at enough
   std::uint32_t whole_ = 0;   // checkpoints to come whose pause looks at everything
