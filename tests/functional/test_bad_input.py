@@ -290,6 +290,10 @@ def test_disk_full(make_guest, engine, host):
         assert guest.fingerprint() == before
         assert [c["id"] for c in engine.list(guest.name)] == [first["id"]]
         assert not engine.verify(guest.name).get("problems")
+        engine.restore(guest.name, first["id"])  # needs no space
+        assert guest.fingerprint() == fingerprint
+        guest.busy(20000, pages=12000)
+        before = guest.quiet()
 
         host.run("mount", "-o", "remount,size=512m", folder)
         second = engine.create(guest.name)

@@ -1,12 +1,15 @@
 #include "checkpoint/restore_mark.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <span>
 
@@ -17,7 +20,7 @@ namespace mhv::checkpoint {
 namespace {
 
 constexpr std::string_view kHead = "nova-mhv restoring 1 ";
-constexpr std::size_t kMarkBytesMax = 256;
+constexpr std::size_t kMarkBytes = 512;
 constexpr std::size_t kCheckpointIdBytesMax = 63;
 
 [[noreturn]] void damaged() { throw Error(Code::kCorrupt, "this is no mark of a restore"); }
@@ -42,8 +45,11 @@ bool is_of_an_id(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z
 
 }  // namespace
 
-Restoring parse_restore_mark(std::string_view text) {
-  if (text.size() > kMarkBytesMax || !text.starts_with(kHead)) damaged();
+std::optional<Restoring> parse_restore_mark(std::string_view text) {
+  if (text.size() > kMarkBytes) damaged();
+  text = text.substr(0, text.find_last_not_of('\0') + 1);
+  if (text.empty()) return std::nullopt;
+  if (!text.starts_with(kHead)) damaged();
   text.remove_prefix(kHead.size());
   Restoring out;
   out.checkpoint = take_word(text, ' ');
@@ -53,25 +59,25 @@ Restoring parse_restore_mark(std::string_view text) {
   return out;
 }
 
-void RestoreMark::set(const std::string& checkpoint) {
-  const std::string line = fmt::format("{}{} {} {}\n", kHead, checkpoint, qemu_.pid, qemu_.start_time);
-  replace_file(path_, std::as_bytes(std::span(line)));
+void RestoreMark::write(std::string_view line) {
+  std::array<std::byte, kMarkBytes> block{};
+  std::memcpy(block.data(), line.data(), line.size());
+  const bool is_new = !std::filesystem::exists(path_);
+  const Fd file = Fd::open(path_, O_WRONLY | O_CREAT, 0600);
+  pwrite_all(file.get(), block, 0, path_.c_str());
+  if (::ftruncate(file.get(), kMarkBytes) != 0) throw_errno("cannot cut off " + path_);  // what somebody else left
+  if (::fdatasync(file.get()) != 0) throw_errno("cannot sync " + path_);
+  if (is_new) fsync_directory(std::filesystem::path(path_).parent_path());
 }
 
-void RestoreMark::clear() {
-  if (::unlink(path_.c_str()) != 0) {
-    if (errno == ENOENT) return;
-    throw_errno("cannot remove " + path_);
-  }
-  fsync_directory(std::filesystem::path(path_).parent_path());
-}
+void RestoreMark::set(const std::string& checkpoint) { write(fmt::format("{}{} {} {}\n", kHead, checkpoint, qemu_.pid, qemu_.start_time)); }
 
-bool RestoreMark::is_set() const { return std::filesystem::exists(path_); }
+void RestoreMark::clear() { write({}); }
 
 std::optional<Restoring> RestoreMark::load() const {
-  if (!is_set()) return std::nullopt;
+  if (!std::filesystem::exists(path_)) return std::nullopt;
   try {
-    return parse_restore_mark(read_file(path_, kMarkBytesMax));
+    return parse_restore_mark(read_file(path_, kMarkBytes));
   } catch (const Error& error) {
     spdlog::error("{}: {}; if a restore of this guest was cut off, its disks are between two moments: restore a checkpoint", path_,
                   error.what());
@@ -96,7 +102,12 @@ std::string RestoreMark::left_behind() {
         "restore a checkpoint, or have the guest check its file systems",
         found->checkpoint);
   }
-  clear();
+  try {
+    clear();
+  } catch (const Error& error) {
+    if (found || error.code() != Code::kNoSpace) throw;
+    spdlog::warn("{}; no restore until there is", error.what());
+  }
   return {};
 }
 

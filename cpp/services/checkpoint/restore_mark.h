@@ -6,7 +6,9 @@
 // LIMIT: a guest that ran without the engine after its QEMU died in a restore has a mark that is older than what it wrote. It is
 // restored all the same when the engine comes within kRedoWithin of that QEMU's start; later, its mark is dropped.
 //
-//   file `restoring` beside the store, one line:   nova-mhv restoring 1 CHECKPOINT QEMU-PID QEMU-START-TIME
+//   file `restoring` beside the store, 512 bytes:   nova-mhv restoring 1 CHECKPOINT QEMU-PID QEMU-START-TIME, a line's end, and zeros;
+//                                                   zeros alone when nothing is under way
+//   It is written in place, within one sector, and is there from the first attach on: a restore needs no space on a full disk.
 #pragma once
 
 #include <chrono>
@@ -28,8 +30,8 @@ struct Restoring {
   QemuId qemu;
 };
 
-// Throws kCorrupt on anything but such a line. Pure.
-Restoring parse_restore_mark(std::string_view text);
+// What stands before the zeros; nullopt: nothing. Throws kCorrupt on anything else. Pure.
+std::optional<Restoring> parse_restore_mark(std::string_view text);
 
 // One thread at a time. Throws what the disk refuses.
 class RestoreMark {
@@ -41,12 +43,12 @@ class RestoreMark {
   // Durable when they return.
   void set(const std::string& checkpoint);
   void clear();
-  bool is_set() const;
   // The restore that ended with another QEMU than this, "": none. What can no longer be used is cleared, and logged.
   std::string left_behind();
 
  private:
   std::optional<Restoring> load() const;
+  void write(std::string_view line);
   bool just_started() const;
 
   const std::string path_;

@@ -4,6 +4,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/temp_folder_test.h"
@@ -46,7 +48,7 @@ TEST_F(RestoreMarkOf, OfTheSameQemuIsForTheRunState) {
   RestoreMark mark = of(1);
   mark.set(kOne);
   EXPECT_EQ(mark.left_behind(), "");
-  EXPECT_FALSE(mark.is_set()) << "or a later QEMU would restore what this one has left";
+  EXPECT_EQ(of(2).left_behind(), "") << "or a later QEMU would restore what this one has left";
 }
 
 TEST_F(RestoreMarkOf, AGuestThatHasRunForLongIsNotTakenBack) {
@@ -60,21 +62,27 @@ TEST_F(RestoreMarkOf, DamageCountsAsNone) {
   for (const std::string& text : {std::string(), std::string("nova-mhv restoring 1 "), std::string(100'000, 'x')}) {
     replace_file(path_, std::as_bytes(std::span(text)));
     EXPECT_EQ(of(1).left_behind(), "");
-    EXPECT_FALSE(of(1).is_set());
+    of(1).set(kOne);
+    EXPECT_EQ(of(2).left_behind(), kOne);
   }
 }
 
-TEST_F(RestoreMarkOf, NeverSetIsNoError) {
+TEST_F(RestoreMarkOf, NeverSetIsNoErrorAndTakesItsPlaceOnTheDisk) {
   EXPECT_EQ(of(1).left_behind(), "");
+  EXPECT_EQ(std::filesystem::file_size(path_), 512u);
   of(1).clear();
 }
 
 TEST(ParseRestoreMark, TakesOneWholeLine) {
   const std::string line = std::string("nova-mhv restoring 1 ") + kOne + " 42 4242\n";
-  const Restoring found = parse_restore_mark(line);
-  EXPECT_EQ(found.checkpoint, kOne);
-  EXPECT_EQ(found.qemu, (QemuId{42, 4242}));
-  for (std::size_t length = 0; length < line.size(); ++length) EXPECT_THROW(parse_restore_mark(line.substr(0, length)), Error) << length;
+  for (const std::string& whole : {line, line + std::string(512 - line.size(), '\0')}) {
+    const auto found = parse_restore_mark(whole);
+    ASSERT_TRUE(found.has_value());
+    EXPECT_EQ(found->checkpoint, kOne);
+    EXPECT_EQ(found->qemu, (QemuId{42, 4242}));
+  }
+  EXPECT_FALSE(parse_restore_mark(std::string(512, '\0')).has_value());
+  for (std::size_t length = 1; length < line.size(); ++length) EXPECT_THROW(parse_restore_mark(line.substr(0, length)), Error) << length;
   for (const char* wrong : {"nova-mhv restoring 2 a 1 1\n", "nova-mhv restoring 1 ../a 1 1\n", "nova-mhv restoring 1 a 1 -1\n",
                             "nova-mhv restoring 1 a 1 1\nx", "nova-mhv restoring 1 a 99999999999 1\n", "nova-mhv restoring 1  1 1\n"})
     EXPECT_THROW(parse_restore_mark(wrong), Error) << wrong;
