@@ -106,7 +106,7 @@ struct StoreStat {
   std::uint64_t pages = 0;  // what the listed checkpoints say of pages, shared or not: pages * 4096 is what is saved from
 };
 
-// kDense takes three times as long for three quarters of the space. What was stored quickly is stored densely when its segment is
+// kDense takes two to three times as long for three quarters of the space. What was stored quickly is stored densely when its segment is
 // emptied (store/compact.h), and where it is a root, in any case.
 enum class Effort { kQuick, kDense };
 

@@ -5,7 +5,6 @@
 
 #include <thread>
 
-#include "checkpoint/pause.h"
 #include "worker/convert.h"
 
 namespace mhv::worker {
@@ -299,45 +298,6 @@ void Worker::guest_down(const std::string& reason) {
     spdlog::info("guest {} ({}): {}", name_, guest_, reason);
     report("stopped", reason);
   }
-}
-
-void Worker::finish_interrupted_work() {
-  using Phase = checkpoint::RunState::Phase;
-  if (state_.phase() == Phase::kStopped) {
-    spdlog::warn("guest {} ({}): a former worker left the guest stopped; resuming it", name_, guest_);
-    live_->machine.resume();
-    state_.set_phase(Phase::kRunning);
-  } else if (state_.phase() == Phase::kRestoring) {
-    live_->machine.clean_up_load();  // before anything is put back: it may still run
-    const std::string id = state_.target();
-    spdlog::warn("guest {} ({}): finishing the restore of checkpoint {} that a former worker began", name_, guest_, id);
-    roll_back_to(id, state_.runs_after_restore(), no_progress);
-  }
-  const std::string id = mark_->left_behind();
-  // A QEMU that was started for another restore gets that one.
-  if (!id.empty() && ahead_.id.empty()) restore_again(id);
-}
-
-void Worker::restore_again(const std::string& id) {
-  spdlog::warn("guest {} ({}): QEMU ended in the middle of the restore of checkpoint {}; doing it again", name_, guest_, id);
-  checkpoint::Pause pause(live_->machine, state_);
-  try {
-    roll_back_to(id, pause.stopped(), no_progress);
-    pause.keep_stopped();  // it runs again
-  } catch (const Error& error) {
-    const bool half_way = state_.phase() == checkpoint::RunState::Phase::kRestoring;
-    if (half_way) pause.keep_stopped();
-    if (half_way || error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
-    spdlog::error(
-        "guest {} ({}): the restore of checkpoint {} was cut off by QEMU's end, and cannot be done again: {}; its disks may be "
-        "between two moments: restore another checkpoint, or have the guest check its file systems",
-        name_, guest_, id, error.what());
-    mark_->clear();
-  }
-}
-
-checkpoint::RollbackResult Worker::roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress) {
-  return checkpoint::Rollback(*live_, *store_, state_, *lineage_, *mark_, filler_.get()).run(id, resume, progress);
 }
 
 checkpoint::LiveGuest& Worker::live(const char* for_what) {

@@ -65,9 +65,6 @@ class Worker {
   void guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);
   void guest_down(const std::string& reason);
   void drop_live();
-  void finish_interrupted_work();
-  void restore_again(const std::string& id);
-  checkpoint::RollbackResult roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress);
   void start_pace();
   void take_automatic_checkpoint();
   store::CheckpointInfo create(const std::string& name, bool automatic, const checkpoint::StageFn& progress);
@@ -78,6 +75,10 @@ class Worker {
   protocol::Reply export_to(const protocol::Request& request, const Fd& file);
   protocol::Reply forget();
   void leave_guest();
+  // --- engine thread: what was left half-done (recovery.cpp)
+  void finish_interrupted_work();
+  void restore_again(const std::string& id);
+  checkpoint::RollbackResult roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress);
   // --- engine thread: what stays in the store (keeping.cpp)
   bool frequent() const;
   void thin_out();
