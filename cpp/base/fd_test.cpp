@@ -13,22 +13,12 @@
 #include <functional>
 #include <thread>
 
-#include "base/error.h"
+#include "base/code_of_test.h"
 
 namespace mhv {
 namespace {
 
 bool is_open(int number) { return ::fcntl(number, F_GETFD) >= 0; }
-
-Code code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.code();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Code::kInternal;
-}
 
 class FdTest : public ::testing::Test {
  protected:

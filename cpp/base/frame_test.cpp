@@ -12,7 +12,7 @@
 #include <functional>
 #include <thread>
 
-#include "base/error.h"
+#include "base/code_of_test.h"
 
 namespace mhv {
 namespace {
@@ -24,16 +24,6 @@ std::string header(std::uint32_t magic, std::uint16_t version, std::uint16_t fds
   std::memcpy(text.data() + 6, &fds, 2);
   std::memcpy(text.data() + 8, &bytes, 4);
   return text;
-}
-
-Code code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.code();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Code::kInternal;
 }
 
 struct Pair {

@@ -4,20 +4,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include "base/error.h"
+#include "base/code_of_test.h"
 
 namespace mhv::broker {
 namespace {
-
-Code code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.code();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Code::kInternal;
-}
 
 TEST(StartTime, IsField22WhateverTheNameIs) {
   const std::string rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";

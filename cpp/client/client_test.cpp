@@ -70,6 +70,16 @@ protocol::Request status_request() {
   return request;
 }
 
+Error failure_of(Client& client) {
+  try {
+    client.call(status_request());
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return Error(Code::kInternal, "");
+}
+
 TEST(Client, SendsDescriptorsAndPassesProgressOn) {
   FakeServer server({[](int connection) {
     const auto request = read_request(connection, 1);
@@ -105,14 +115,10 @@ TEST(Client, ThrowsTheErrorOfTheReplyAndKeepsTheConnection) {
     answer(connection, reply, second.id());
   }});
   Client client(server.path());
-  try {
-    client.call(status_request());
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::kNotFound);
-    EXPECT_STREQ(error.what(), "no guest");
-    EXPECT_EQ(error.hint(), "look");
-  }
+  const Error error = failure_of(client);
+  EXPECT_EQ(error.code(), Code::kNotFound);
+  EXPECT_STREQ(error.what(), "no guest");
+  EXPECT_EQ(error.hint(), "look");
   EXPECT_TRUE(client.call(status_request()).has_done());
 }
 
@@ -124,12 +130,8 @@ TEST(Client, AnswersUnavailableWhenMhvdEndsAndConnectsAgain) {
                        answer(connection, reply, read_request(connection).id());
                      }});
   Client client(server.path());
-  try {
-    client.call(status_request());
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::kUnavailable);
-  }
+  const Error error = failure_of(client);
+  EXPECT_EQ(error.code(), Code::kUnavailable);
   EXPECT_TRUE(client.call(status_request()).has_done());
 }
 
@@ -139,26 +141,18 @@ TEST(Client, AnswersUnavailableWhenMhvdEndsBeforeItReadTheRequest) {
     EXPECT_EQ(::poll(&entry, 1, 10'000), 1);
   }});
   Client client(server.path());
-  try {
-    client.call(status_request());
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::kUnavailable);
-    EXPECT_THAT(error.what(), testing::HasSubstr("mhvd ended"));
-    EXPECT_FALSE(error.hint().empty());
-  }
+  const Error error = failure_of(client);
+  EXPECT_EQ(error.code(), Code::kUnavailable);
+  EXPECT_THAT(error.what(), testing::HasSubstr("mhvd ended"));
+  EXPECT_FALSE(error.hint().empty());
 }
 
 TEST(Client, SaysThatMhvdIsNotRunning) {
   Client client("/nonexistent/mhvd.sock");
-  try {
-    client.call(status_request());
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), Code::kUnavailable);
-    EXPECT_THAT(error.what(), ::testing::HasSubstr("mhvd does not answer on /nonexistent/mhvd.sock"));
-    EXPECT_THAT(error.hint(), ::testing::HasSubstr("systemctl start mhvd"));
-  }
+  const Error error = failure_of(client);
+  EXPECT_EQ(error.code(), Code::kUnavailable);
+  EXPECT_THAT(error.what(), ::testing::HasSubstr("mhvd does not answer on /nonexistent/mhvd.sock"));
+  EXPECT_THAT(error.hint(), ::testing::HasSubstr("systemctl start mhvd"));
   EXPECT_THROW(Client(std::string(200, 'x')).call(status_request()), Error);
 }
 

@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "base/error.h"
+#include "base/code_of_test.h"
 #include "base/fd.h"
 #include "guest/fixture_test.h"
 #include "guest/machine.h"
@@ -30,16 +30,6 @@ std::vector<std::byte> small_state() {
   return bytes(
       "QEVM\0\0\0\3"
       "\4\0\0\0\1\5timer\0\0\0\0\0\0\0\2body\x7e\0\0\0\1\0"sv);
-}
-
-Code code_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "no error";
-  return Code::kInternal;
 }
 
 TEST(DeviceStream, PutsTheConfigurationBetweenHeaderAndDevices) {

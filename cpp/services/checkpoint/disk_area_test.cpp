@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "base/code_of_test.h"
 #include "checkpoint/disk_area_testing.h"
 
 namespace mhv::checkpoint {
@@ -12,7 +13,6 @@ namespace {
 using guest::DiskCluster;
 using testing::Change;
 using testing::cluster_content;
-using testing::code_of;
 using testing::DiskStore;
 
 constexpr std::uint64_t kClusterMax = (std::uint64_t{1} << 48) - 2;

@@ -75,14 +75,4 @@ class DiskStore {
   std::unique_ptr<store::Store> store_ = store::Store::open(folder_.path());
 };
 
-inline Code code_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  ADD_FAILURE() << "no error";
-  return Code::kInternal;
-}
-
 }  // namespace mhv::checkpoint::testing

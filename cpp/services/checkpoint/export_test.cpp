@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/code_of_test.h"
 #include "base/fd.h"
 #include "checkpoint/disk_area_testing.h"
 
@@ -15,7 +16,6 @@ namespace {
 using guest::DiskCluster;
 using testing::Change;
 using testing::cluster_content;
-using testing::code_of;
 using testing::DiskStore;
 
 constexpr const char* kOwn =
