@@ -174,7 +174,7 @@ TEST_F(BrokerTest, RefusesProcessesThatAreNotTheNamedQemu) {
   EXPECT_EQ(error_of([&] { client_->inject_uffd(qemu().pid(), qemu().start_time() + 1, 3); }).code(), Code::kGone);
   EXPECT_EQ(error_of([&] { client_->open_guest(1 << 22, 5); }).code(), Code::kGone);
   EXPECT_EQ(error_of([&] { client_->open_guest(1, 5); }).code(), Code::kInvalid);
-  const std::uint64_t mine = parse_start_time(read_file("/proc/self/stat", 65536));
+  const std::uint64_t mine = identify_process(::getpid())->start_time;
   const Error e = error_of([&] { client_->open_guest(::getpid(), mine); });
   EXPECT_EQ(e.code(), Code::kPermission);
   EXPECT_FALSE(e.hint().empty());

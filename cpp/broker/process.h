@@ -12,9 +12,6 @@
 
 namespace mhv::broker {
 
-// Field 22 of /proc/PID/stat (clock ticks since boot). Throws kInvalid on anything else. Pure.
-std::uint64_t parse_start_time(std::string_view stat);
-
 // Whether a /proc/PID/exe link names a QEMU system emulator below /usr: "/usr/bin/qemu-system-x86_64", also with
 // " (deleted)" behind it (the package was upgraded while the guest runs). Pure.
 bool names_qemu(std::string_view exe_link);

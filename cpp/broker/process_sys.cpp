@@ -9,6 +9,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/process.h"
 #include "broker/process.h"
 
 namespace mhv::broker {
@@ -44,24 +45,6 @@ std::string read_small(int fd) {
 [[noreturn]] void throw_gone(int pid) { throw Error(Code::kGone, fmt::format("process {} has ended", pid)); }
 
 }  // namespace
-
-std::uint64_t parse_start_time(std::string_view stat) {
-  // The second field is the program's name in parentheses, and may itself hold blanks and parentheses.
-  const std::size_t close = stat.rfind(')');
-  if (close == std::string_view::npos) throw Error(Code::kInvalid, "not a /proc/PID/stat");
-  std::string_view rest = stat.substr(close + 1);
-  for (int field = 2; field < 22; ++field) {
-    const std::size_t blank = rest.find(' ');
-    if (blank == std::string_view::npos) throw Error(Code::kInvalid, "/proc/PID/stat ends early");
-    rest.remove_prefix(blank + 1);
-  }
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
-  if (error != std::errc() || end == rest.data() + rest.size() || *end != ' ') {
-    throw Error(Code::kInvalid, "/proc/PID/stat has no start time");
-  }
-  return value;
-}
 
 bool names_qemu(std::string_view exe_link) {
   if (exe_link.ends_with(kDeleted)) exe_link.remove_suffix(kDeleted.size());
@@ -118,7 +101,8 @@ QemuProcess::QemuProcess(int pid) : pid_(pid) {
 }
 
 QemuProcess::QemuProcess(int pid, std::uint64_t start_time) : QemuProcess(pid) {
-  if (parse_start_time(read_small(open("stat", O_RDONLY).get())) != start_time) throw_gone(pid);
+  const auto stat = parse_process_stat(read_small(open("stat", O_RDONLY).get()));
+  if (!stat || stat->start_time != start_time) throw_gone(pid);
   // The pidfd is older than the folder: if it still names a living process, both name the same one.
   if (!alive()) throw_gone(pid);
   check_program();

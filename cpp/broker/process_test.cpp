@@ -5,24 +5,10 @@
 #include <unistd.h>
 
 #include "base/code_of_test.h"
+#include "base/process.h"
 
 namespace mhv::broker {
 namespace {
-
-TEST(StartTime, IsField22WhateverTheNameIs) {
-  const std::string rest = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
-  EXPECT_EQ(parse_start_time("7 (qemu)" + rest), 4242u);
-  EXPECT_EQ(parse_start_time("7 (a) b (c))" + rest), 4242u);
-  EXPECT_EQ(parse_start_time("7 ()" + rest), 4242u);
-}
-
-TEST(StartTime, RefusesAnythingElse) {
-  for (const char* text : {"", "7", "7 (x)", "7 (x) S 1 2 3", "7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x 20",
-                           "7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 99999999999999999999999 20",
-                           "7 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242"}) {
-    EXPECT_EQ(code_of([&] { parse_start_time(text); }), Code::kInvalid) << text;
-  }
-}
 
 TEST(Names, OnlyInstalledEmulatorsAreQemu) {
   EXPECT_TRUE(names_qemu("/usr/bin/qemu-system-x86_64"));
@@ -64,7 +50,7 @@ TEST(Process, RefusesWhatIsNoGuest) {
   EXPECT_EQ(code_of([] { QemuProcess(-5, 1); }), Code::kInvalid);
   EXPECT_EQ(code_of([] { QemuProcess(1, 1); }), Code::kInvalid);
   EXPECT_EQ(code_of([] { QemuProcess(::getpid(), 1); }), Code::kGone);  // another start time
-  const std::uint64_t mine = parse_start_time(read_file("/proc/self/stat", 65536));
+  const std::uint64_t mine = identify_process(::getpid())->start_time;
   EXPECT_EQ(code_of([&] { QemuProcess(::getpid(), mine); }), Code::kPermission);
 }
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/process.h"
 #include "broker/process.h"
 
 namespace mhv::broker::testing {
@@ -115,7 +116,7 @@ class Qemu {
     monitor_ = connect_when_ready(folder + "/qmp/test.sock", child_);
     read_until("QMP");
     command("{\"execute\":\"qmp_capabilities\"}");
-    start_time_ = parse_start_time(read_file("/proc/" + std::to_string(pid()) + "/stat", 65536));
+    start_time_ = identify_process(pid())->start_time;
   }
   pid_t pid() const { return child_.pid(); }
   std::uint64_t start_time() const { return start_time_; }

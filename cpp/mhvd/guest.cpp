@@ -124,14 +124,14 @@ void Guest::retire_worker() {
 
 void Guest::wait_for_events(Clock::time_point until) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
-  const int pidfd = attachment_ ? attachment_->pidfd.get() : -1;
+  const int pidfd = attachment_ ? attachment_->pidfd.get() : failed_qemu_.get();
   std::array<pollfd, 2> polled{pollfd{wake_.get(), POLLIN, 0}, pollfd{pidfd, POLLIN, 0}};
   ::poll(polled.data(), polled.size(), static_cast<int>(std::clamp<long>(left, 0, 3'600'000)));
   eventfd_t count;
   if (polled[0].revents != 0) ::eventfd_read(wake_.get(), &count);
   if (polled[1].revents != 0) {
-    ended_qemu_ = attachment_->process;
-    take_down("the guest's QEMU ended", false);
+    if (attachment_) take_down("the guest's QEMU ended", false);
+    failed_qemu_ = {};
     poke();
   }
 }
@@ -202,9 +202,12 @@ void Guest::look_at_domain() {
     } catch (const Error& error) {
       if (error.code() != Code::kNotFound) throw;  // else undefined: its checkpoints stay
     }
+    failed_qemu_ = {};
     act_on(domain);
   } catch (const Error& error) {
     failed_to_attach(error);
+    // libvirt may not tell: not when it was killed while it started the guest.
+    if (!attachment_ && domain.process && !(failed_qemu_ = watch_process(*domain.process))) poke();
   }
 }
 
@@ -227,8 +230,7 @@ void Guest::update_conf(const Domain& domain) {
 
 void Guest::act_on(const Domain& domain) {
   update_conf(domain);
-  const bool runs = domain.process && domain.process != ended_qemu_;
-  if (attachment_ && (!runs || attachment_->process != *domain.process)) take_down("the guest's QEMU ended", false);
+  if (attachment_ && attachment_->process != domain.process) take_down("the guest's QEMU ended", false);
   bool wanted;
   bool again;
   {
@@ -241,7 +243,7 @@ void Guest::act_on(const Domain& domain) {
     if (attachment_) take_down("detached", true);
     set_phase(Phase::kDetached);
     retire_worker();
-  } else if (!runs) {
+  } else if (!domain.process) {
     set_phase(Phase::kStopped);
   } else if (!attachment_) {
     bring_up(domain);

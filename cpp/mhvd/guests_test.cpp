@@ -48,7 +48,9 @@ class FakeHypervisor : public Hypervisor {
   Domain find(const std::string& name) override {
     const std::lock_guard lock(mutex_);
     if (name != domain.name && name != domain.uuid) throw Error(Code::kNotFound, "no guest \"" + name + "\"", "look");
-    return domain;
+    Domain out = domain;
+    if (out.process && identify_process(out.process->pid) != out.process) out.process.reset();
+    return out;
   }
   void check(const Domain&, const protocol::ServiceOptions&) override {
     const std::lock_guard lock(mutex_);
@@ -56,6 +58,7 @@ class FakeHypervisor : public Hypervisor {
   }
   Attachment attach(const Domain& which, const protocol::ServiceOptions&) override {
     const std::lock_guard lock(mutex_);
+    if (breaks) throw Error(Code::kInternal, "QEMU says what nobody expects");
     Attachment out;
     out.process = *which.process;
     out.own_monitor = true;
@@ -95,6 +98,7 @@ class FakeHypervisor : public Hypervisor {
   std::mutex mutex_;
   Domain domain{kUuid, "s1", std::nullopt};
   bool refuses = false;
+  bool breaks = false;
   std::unique_ptr<FakeQemu> qemu;
   bool tracking = false;
 };
@@ -214,6 +218,17 @@ TEST_F(GuestsTest, FollowsTheQemu) {
   guests_->poke_all();
   wait_for_state("attached");
   EXPECT_NE(status().qemu_pid(), first.pid);
+}
+
+TEST_F(GuestsTest, SeesTheEndOfAQemuThatItCouldNotAttach) {
+  attach();
+  auto qemu = std::make_unique<FakeQemu>();
+  host_.breaks = true;
+  host_.set_process(qemu->id());
+  guests_->poke(kUuid);
+  wait_for_state("failed");
+  qemu.reset();  // and nobody tells
+  wait_for_state("stopped");
 }
 
 TEST_F(GuestsTest, KnowsItsGuestsAgainAfterARestart) {

@@ -8,16 +8,10 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/process.h"
 #include "mhv.pb.h"
 
 namespace mhv::mhvd {
-
-// Names one process for ever: the pid, and field 22 of /proc/PID/stat.
-struct ProcessId {
-  int pid = 0;
-  std::uint64_t start_time = 0;
-  friend bool operator==(const ProcessId&, const ProcessId&) = default;
-};
 
 struct Domain {
   std::string uuid;

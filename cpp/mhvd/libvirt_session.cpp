@@ -63,6 +63,10 @@ void throw_libvirt(const std::string& what) {
   if (error != nullptr && (error->code == VIR_ERR_AUTH_FAILED || error->code == VIR_ERR_ACCESS_DENIED)) {
     throw Error(Code::kPermission, what + ": " + text, "add mhvd's user to the group libvirt");
   }
+  if (error != nullptr && error->code == VIR_ERR_OPERATION_TIMEOUT) {
+    throw Error(Code::kBusy, what + ": " + text,
+                "libvirt works on the guest: try again; if it never ends, libvirt was killed while it started the guest: doc/restore.rst");
+  }
   throw Error(Code::kInternal, what + ": " + text);
 }
 

@@ -155,16 +155,6 @@ TEST(RamblockRecord, IsOfOneProcess) {
   EXPECT_FALSE(load_ramblock_record(path, {12, 456}));
 }
 
-TEST(UffdRecord, StartTimeBehindAnyName) {
-  const std::string fields = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 98765 20 21\n";
-  EXPECT_EQ(parse_start_time("42 (qemu-system-x86)" + fields), 98765u);
-  EXPECT_EQ(parse_start_time("42 (a) b) (c)" + fields), 98765u);
-  EXPECT_EQ(parse_start_time("42 (x) S 1 2"), std::nullopt);
-  EXPECT_EQ(parse_start_time(""), std::nullopt);
-  EXPECT_EQ(identify_process(::getpid())->pid, ::getpid());
-  EXPECT_EQ(identify_process(0), std::nullopt);
-}
-
 guest::MapsEntry mapping(std::uint64_t start, std::uint64_t end, std::uint64_t offset, bool shared, const std::string& path) {
   guest::MapsEntry entry;
   entry.start = start;

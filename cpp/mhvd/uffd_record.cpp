@@ -1,6 +1,5 @@
 #include "mhvd/uffd_record.h"
 
-#include <charconv>
 #include <sstream>
 
 #include "base/error.h"
@@ -53,37 +52,6 @@ std::optional<std::string> load_ramblock_record(const std::string& path, const P
 void save_ramblock_record(const std::string& path, const ProcessId& process, const std::string& listing) {
   const std::string text = head_of(process) + listing;
   replace_file(path, std::as_bytes(std::span(text)));
-}
-
-std::optional<std::uint64_t> parse_start_time(std::string_view stat) {
-  const std::size_t name_end = stat.rfind(')');  // a command's name may hold blanks and brackets
-  if (name_end == std::string_view::npos) return std::nullopt;
-  std::string_view rest = stat.substr(name_end + 1);
-  constexpr int kFieldsBetween = 19;  // fields 3 to 21
-  for (int i = 0; i <= kFieldsBetween; ++i) {
-    const std::size_t start = rest.find_first_not_of(' ');
-    if (start == std::string_view::npos) return std::nullopt;
-    rest.remove_prefix(start);
-    const std::string_view field = rest.substr(0, rest.find_first_of(" \n"));
-    if (i == kFieldsBetween) {
-      std::uint64_t value = 0;
-      const auto [end, error] = std::from_chars(field.data(), field.data() + field.size(), value);
-      if (error != std::errc{} || end != field.data() + field.size()) return std::nullopt;
-      return value;
-    }
-    rest.remove_prefix(field.size());
-  }
-  return std::nullopt;
-}
-
-std::optional<ProcessId> identify_process(int pid) {
-  try {
-    const auto start = parse_start_time(read_file("/proc/" + std::to_string(pid) + "/stat", 4096));
-    if (!start) return std::nullopt;
-    return ProcessId{pid, *start};
-  } catch (const Error&) {
-    return std::nullopt;
-  }
 }
 
 }  // namespace mhv::mhvd

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "mhvd/hypervisor.h"
+#include "base/process.h"
 
 namespace mhv::mhvd {
 
@@ -26,10 +26,5 @@ void save_uffd_record(const std::string& path, const UffdRecord& record);
 // HMP `info ramblock`. Read when QEMU may not be asked.
 std::optional<std::string> load_ramblock_record(const std::string& path, const ProcessId& process);  // nullopt: not of this process
 void save_ramblock_record(const std::string& path, const ProcessId& process, const std::string& listing);
-
-// Field 22 of the text of /proc/PID/stat, whatever the command's name holds; nullopt: not such a text. Pure.
-std::optional<std::uint64_t> parse_start_time(std::string_view stat);
-// nullopt: no such process.
-std::optional<ProcessId> identify_process(int pid);
 
 }  // namespace mhv::mhvd

@@ -256,7 +256,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     live_ = to_live_guest(up, std::move(fds));
     live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
     lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
-    mark_ = std::make_unique<checkpoint::RestoreMark>(store_path_ + "/restoring", checkpoint::QemuId{up.qemu_pid(), up.qemu_start_time()});
+    mark_ = std::make_unique<checkpoint::RestoreMark>(store_path_ + "/restoring", ProcessId{up.qemu_pid(), up.qemu_start_time()});
     finish_interrupted_work();
     disk_points_ = std::make_unique<checkpoint::DiskPoints>(*live_, *store_);
     checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_, background_);

@@ -52,10 +52,35 @@ class Storm:
         print(f"killed {victim} ({pid}): {result[0]}")
         return result[0]
 
-    def settle(self, state="running"):
-        """Everything is back, and the guest is as it was."""
+    def services_are_back(self):
         lab.wait_until("services to be back", lambda: all(map(self.pid_of, VICTIMS[1:])), 60)
         lab.wait_until("libvirt to answer", lambda: self.host.run("virsh", "-q", "version", check=False).returncode == 0, 60)
+
+    @property
+    def libvirt_status(self):
+        """The file in which libvirt keeps what it knows of the running guest."""
+        return self.host.folder / f"root/run/libvirt/qemu/{self.guest.name}.xml"
+
+    def stuck_in_libvirt(self):
+        """Whether libvirt was killed while it started the guest: it holds it busy for ever, and no QEMU runs."""
+        return self.libvirt_status.exists() and "pid='0'" in self.libvirt_status.read_text()
+
+    def free_in_libvirt(self):
+        """As doc/restore.rst tells the operator."""
+        self.libvirt_status.unlink()
+        lab.kill(self.pid_of("libvirtd"))
+        self.services_are_back()
+
+    def destroy(self):
+        print(f"ending {self.guest.name}, {'stuck in libvirt' if self.stuck_in_libvirt() else self.guest.state}")
+        if self.stuck_in_libvirt():
+            self.free_in_libvirt()
+        else:
+            self.host.virsh("destroy", self.guest.name, check=False)
+
+    def settle(self, state="running"):
+        """Everything is back, and the guest is as it was."""
+        self.services_are_back()
         self.engine.wait_state(self.guest.name, "attached", 90)
         assert self.guest.state == state
         if state == "running":

@@ -12,22 +12,17 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
 
-namespace mhv::checkpoint {
+#include "base/process.h"
 
-struct QemuId {
-  std::int32_t pid = 0;
-  std::uint64_t start_time = 0;  // clock ticks since the host's boot
-  friend bool operator==(const QemuId&, const QemuId&) = default;
-};
+namespace mhv::checkpoint {
 
 struct Restoring {
   std::string checkpoint;
-  QemuId qemu;
+  ProcessId qemu;
 };
 
 // What stands before the zeros; nullopt: nothing. Throws kCorrupt on anything else. Pure.
@@ -38,7 +33,7 @@ class RestoreMark {
  public:
   static constexpr std::chrono::minutes kRedoWithin{10};
 
-  RestoreMark(std::string path, QemuId qemu) : path_(std::move(path)), qemu_(qemu) {}
+  RestoreMark(std::string path, ProcessId qemu) : path_(std::move(path)), qemu_(qemu) {}
 
   // Durable when they return.
   void set(const std::string& checkpoint);
@@ -52,7 +47,7 @@ class RestoreMark {
   bool just_started() const;
 
   const std::string path_;
-  const QemuId qemu_;
+  const ProcessId qemu_;
 };
 
 }  // namespace mhv::checkpoint

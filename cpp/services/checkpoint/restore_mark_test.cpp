@@ -79,7 +79,7 @@ TEST(ParseRestoreMark, TakesOneWholeLine) {
     const auto found = parse_restore_mark(whole);
     ASSERT_TRUE(found.has_value());
     EXPECT_EQ(found->checkpoint, kOne);
-    EXPECT_EQ(found->qemu, (QemuId{42, 4242}));
+    EXPECT_EQ(found->qemu, (ProcessId{42, 4242}));
   }
   EXPECT_FALSE(parse_restore_mark(std::string(512, '\0')).has_value());
   for (std::size_t length = 1; length < line.size(); ++length) EXPECT_THROW(parse_restore_mark(line.substr(0, length)), Error) << length;
