@@ -1,6 +1,8 @@
 // Starting and ending domains, for the restore of a guest that does not run.
 #include <spdlog/spdlog.h>
 
+#include <thread>
+
 #include "base/error.h"
 #include "mhvd/attach.h"
 
@@ -11,6 +13,13 @@ using namespace std::chrono_literals;
 namespace {
 
 constexpr auto kLibvirtTimeout = 5s;
+constexpr auto kEndTimeout = 10s;
+
+// A QEMU that has ended is one that libvirt has yet to notice.
+void wait_until_off(virDomainPtr domain) {
+  const auto deadline = std::chrono::steady_clock::now() + kEndTimeout;
+  while (virDomainIsActive(domain) == 1 && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(20ms);
+}
 
 }  // namespace
 
@@ -28,6 +37,7 @@ void HostHypervisor::start_paused(const Domain& domain) {
     throw Error(Code::kBusy, "guest " + domain.name + " has a managed save image",
                 "start the guest, or remove the image: virsh managedsave-remove");
   }
+  wait_until_off(handle.get());
   if (virDomainCreateWithFlags(handle.get(), VIR_DOMAIN_START_PAUSED) != 0) throw_libvirt("cannot start guest " + domain.name);
 }
 
