@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
+#include <zdict.h>
 #include <zstd.h>
 
 #include <algorithm>
@@ -117,12 +118,15 @@ class Load {
     line("store.ingest_increment_GBps", (raw - static_cast<double>(root_bytes_)) / (put_s_ - root_s_) / 1e9, "GB/s", memcpy_GBps_);
     line("store.zstd1_GBps", zstd_GBps_, "GB/s", memcpy_GBps_);
     line("store.restore_GBps", static_cast<double>(restored_bytes_) / restore_s_ / 1e9, "GB/s", memcpy_GBps_);
+    line("store.restore_compacted_GBps", static_cast<double>(restored_bytes_) / restore_compacted_s_ / 1e9, "GB/s", memcpy_GBps_);
     line("store.zstd1_decompress_GBps", unzstd_GBps_, "GB/s", memcpy_GBps_);
     line("store.changed_MB", raw / 1e6, "MB");
     line("store.saved_fraction", 1 - static_cast<double>(stored_bytes_) / raw, "of changed pages");
     line("store.saved_fraction_compacted", 1 - static_cast<double>(compacted_bytes_) / raw, "of changed pages");
     line("peer.sharing.saved_fraction", 1 - static_cast<double>(shared_bytes_) / raw, "of changed pages");
     line("peer.sharing_zstd1.saved_fraction", 1 - static_cast<double>(shared_zstd_bytes_) / raw, "of changed pages");
+    line("peer.sharing_zstd1_trained.saved_fraction", 1 - static_cast<double>(shared_trained_bytes_) / raw, "of changed pages");
+    line("peer.sharing_zstd1_8_pages.saved_fraction", 1 - static_cast<double>(shared_packed_bytes_) / raw, "of changed pages");
   }
 
  private:
@@ -150,11 +154,13 @@ class Load {
     double tried = 0;
     for (const Guest& guest : guests_) {
       std::set<PageKey> seen;  // no sharing between guests: as the store itself
+      std::vector<const Page*> shared;
       for (const Checkpoint& one : guest) {
         for (const Page& page : one.pages) {
           const PageKey key = name(page);
           if (key.is_zero_page() || !seen.insert(key).second) continue;
           shared_bytes_ += kPageSize;
+          shared.push_back(&page);
           const std::size_t n = ZSTD_compressCCtx(zstd.get(), room.data(), room.size(), page.data(), kPageSize, 1);
           if (tried < kTimedBytes) {
             timed.push_back(&page);
@@ -163,6 +169,8 @@ class Load {
           shared_zstd_bytes_ += std::min(n, kPageSize);
         }
       }
+      shared_trained_bytes_ += trained(shared);
+      shared_packed_bytes_ += packed(shared);
     }
     std::vector<std::vector<char>> frames;
     const Cpu compressing;
@@ -174,6 +182,43 @@ class Load {
     const Cpu decompressing;
     for (const auto& frame : frames) ZSTD_decompressDCtx(unzstd.get(), back.data(), back.size(), frame.data(), frame.size());
     unzstd_GBps_ = tried / decompressing.seconds() / 1e9;
+  }
+
+  // The bytes of the pages, each compressed with a dictionary that was trained on the first of them.
+  static std::uint64_t trained(const std::vector<const Page*>& pages) {
+    constexpr std::size_t kDictionaryBytes = 64 << 10, kSamples = 8192;
+    std::vector<std::byte> samples, dictionary(kDictionaryBytes);
+    for (std::size_t i = 0; i < std::min(kSamples, pages.size()); ++i) samples.insert(samples.end(), pages[i]->begin(), pages[i]->end());
+    const std::vector<std::size_t> sizes(samples.size() / kPageSize, kPageSize);
+    const std::size_t bytes =
+        ZDICT_trainFromBuffer(dictionary.data(), dictionary.size(), samples.data(), sizes.data(), static_cast<unsigned>(sizes.size()));
+    if (ZDICT_isError(bytes) != 0) throw Error(Code::kInternal, ZDICT_getErrorName(bytes));
+    const std::unique_ptr<ZSTD_CDict, decltype(&ZSTD_freeCDict)> ready(ZSTD_createCDict(dictionary.data(), bytes, 1), &ZSTD_freeCDict);
+    const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> zstd(ZSTD_createCCtx(), &ZSTD_freeCCtx);
+    std::vector<char> room(ZSTD_compressBound(kPageSize));
+    std::uint64_t sum = bytes;
+    for (const Page* page : pages) {
+      const std::size_t n = ZSTD_compress_usingCDict(zstd.get(), room.data(), room.size(), page->data(), kPageSize, ready.get());
+      sum += std::min(n, kPageSize);
+    }
+    return sum;
+  }
+
+  // The bytes of the pages, eight together.
+  static std::uint64_t packed(const std::vector<const Page*>& pages) {
+    constexpr std::size_t kTogether = 8;
+    const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> zstd(ZSTD_createCCtx(), &ZSTD_freeCCtx);
+    std::vector<char> room(ZSTD_compressBound(kTogether * kPageSize));
+    std::vector<Page> pack;
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      pack.push_back(*pages[i]);
+      if (pack.size() < kTogether && i + 1 < pages.size()) continue;
+      const std::size_t bytes = pack.size() * kPageSize;
+      sum += std::min(ZSTD_compressCCtx(zstd.get(), room.data(), room.size(), pack.data(), bytes, 1), bytes);
+      pack.clear();
+    }
+    return sum;
   }
 
   void ingest(const std::string& folder, const Guest& guest) {
@@ -193,17 +238,19 @@ class Load {
       root_bytes_ += one.pages.size() * kPageSize;
     }
     stored_bytes_ += store->bytes_on_disk();
-    restore(*store, guest);
+    restored_bytes_ += restore(*store, guest, restore_s_);
     while (store->compact(true)) {
     }
+    restore(*store, guest, restore_compacted_s_);
     compacted_bytes_ += store->bytes_on_disk();
   }
 
   // The last checkpoint, all of its memory, compared with what was recorded.
-  void restore(const Store& store, const Guest& guest) {
+  static std::uint64_t restore(const Store& store, const Guest& guest, double& took) {
     const PageTable table = store.resolve(id_of(static_cast<unsigned>(guest.size())));
     std::vector<Page> memory(table.size());
     constexpr std::size_t kAtOnce = 4096;
+    std::uint64_t bytes = 0;
     const Cpu start;
     for (std::size_t at = 0; at < table.size(); at += kAtOnce) {
       std::vector<PageRead> reads;
@@ -211,20 +258,21 @@ class Load {
         if (!table[i].is_zero_page()) reads.push_back({table[i], memory[i].data()});
       }
       store.read_many(reads);
-      restored_bytes_ += reads.size() * kPageSize;
+      bytes += reads.size() * kPageSize;
     }
-    restore_s_ += start.seconds();
+    took += start.seconds();
     std::vector<Page> expected(table.size());
     for (const Checkpoint& one : guest) {
       for (std::size_t i = 0; i < one.pages.size(); ++i) expected[one.numbers[i]] = one.pages[i];
     }
     if (memory != expected) throw Error(Code::kCorrupt, "the restored memory differs");
+    return bytes;
   }
 
   const std::vector<Guest> guests_;
   std::uint64_t raw_bytes_ = 0, root_bytes_ = 0, stored_bytes_ = 0, compacted_bytes_ = 0, restored_bytes_ = 0, shared_bytes_ = 0,
-                shared_zstd_bytes_ = 0;
-  double put_s_ = 0, root_s_ = 0, restore_s_ = 0, memcpy_GBps_ = 0, zstd_GBps_ = 0, unzstd_GBps_ = 0;
+                shared_zstd_bytes_ = 0, shared_trained_bytes_ = 0, shared_packed_bytes_ = 0;
+  double put_s_ = 0, root_s_ = 0, restore_s_ = 0, restore_compacted_s_ = 0, memcpy_GBps_ = 0, zstd_GBps_ = 0, unzstd_GBps_ = 0;
 };
 
 // 1,000 pages of which a word has changed, as a counter does; the floor appends as many bytes as were stored and syncs them.

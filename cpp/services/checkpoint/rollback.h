@@ -49,6 +49,7 @@ class Rollback {
   void write(PageRange range);
   bool differs(PageNo page, std::span<const std::byte, kPageSize> content) const;
   std::uint64_t put_back(const PageSet& pages);
+  void put_ready(std::span<const PageNo> pages);
   std::uint64_t put_back_what_differs(const PageSet& pages);
 
   LiveGuest& guest_;
