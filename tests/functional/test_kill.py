@@ -63,7 +63,10 @@ class Storm:
 
     def stuck_in_libvirt(self):
         """Whether libvirt was killed while it started the guest: it holds it busy for ever, and no QEMU runs."""
-        return self.libvirt_status.exists() and "pid='0'" in self.libvirt_status.read_text()
+        try:
+            return "pid='0'" in self.libvirt_status.read_text()
+        except FileNotFoundError:
+            return False
 
     def free_in_libvirt(self):
         """As doc/restore.rst tells the operator."""
