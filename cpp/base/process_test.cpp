@@ -6,9 +6,7 @@
 #include <unistd.h>
 
 #include <csignal>
-
 #include <string>
-
 
 namespace mhv {
 namespace {

@@ -110,8 +110,8 @@ class Guest {
   Clock::time_point respawn_at_{};
   Clock::time_point spawned_at_{};
   Clock::duration respawn_delay_;
-  Clock::time_point look_at_{};          // the next look at the domain when nothing wakes us
-  Fd failed_qemu_;                       // of the one that could not be attached: its end is worth a look
+  Clock::time_point look_at_{};  // the next look at the domain when nothing wakes us
+  Fd failed_qemu_;               // of the one that could not be attached: its end is worth a look
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

@@ -84,9 +84,10 @@ def test_memory_comes_back_bit_by_bit(guest, engine):
     fingerprint = guest.quiet()
     point = engine.create(guest.name)
     for _ in range(3):
-        guest.busy(5000, pages=5000)
+        guest.busy(5000, pages=10000)
         assert guest.fingerprint() != fingerprint
-        engine.restore(guest.name, point["id"])
+        done = engine.restore(guest.name, point["id"])
+        assert int(done["pages_written"]) > 4096, "as many as two threads put back"
         assert guest.fingerprint() == fingerprint
         guest.assert_whole()
 

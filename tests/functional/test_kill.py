@@ -5,6 +5,7 @@ MHV_KILLS sets how many (default 20; 100 takes about three minutes on two cores)
 
 import os
 import random
+import signal
 import threading
 import time
 
@@ -71,7 +72,9 @@ class Storm:
     def free_in_libvirt(self):
         """As doc/restore.rst tells the operator."""
         self.libvirt_status.unlink()
-        lab.kill(self.pid_of("libvirtd"))
+        pid = self.pid_of("libvirtd")
+        lab.kill(pid, signal.SIGTERM)
+        lab.wait_until("libvirtd to end", lambda: not lab.running(pid), 60)
         self.services_are_back()
 
     def destroy(self):
