@@ -217,10 +217,11 @@ RepairResult Store::repair(const ProgressFn& progress) {
   s.start_cycle(true);
   while (s.cycle.phase == Cycle::Phase::kMark) s.mark_some();
   s.rescue(check.damaged_segments());
-  s.cycle.victims.clear();
   for (const std::uint32_t segment : check.damaged_segments()) {
     if (!s.segments.all().contains(segment)) continue;
-    s.empty_segment(segment, true);
+    s.cycle.victims = {segment};
+    s.next_victim();
+    while (!s.cycle.victims.empty()) s.empty_some(true);
     std::vector<PageKey> lost;
     s.index.for_each([&](const PageKey& key, const Content& content) {
       if (content.at.segment == segment) lost.push_back(key);

@@ -9,7 +9,7 @@
 namespace mhv::store {
 namespace {
 
-constexpr std::uint64_t kEntriesOfStep = 100'000;  // marked in one go
+constexpr std::uint64_t kReadAhead = 4;  // steps' worth of a segment are read in one: it takes less time than to move them
 constexpr std::uint64_t kLetGoMin = 4096;
 constexpr std::size_t kEmptiedMax = 8;  // before CATALOG is written for them
 
@@ -33,6 +33,8 @@ void Store::Impl::start_cycle(bool all) {
   cycle.phase = Cycle::Phase::kMark;
   cycle.all = all;
   cycle.next_link = 0;
+  cycle.entries.clear();
+  cycle.next_entry = 0;
   cycle.before = all ? segments.end().segment + 1 : segments.end().segment;
   cycle.live.clear();
   cycle.let_go = 0;
@@ -40,26 +42,37 @@ void Store::Impl::start_cycle(bool all) {
 }
 
 // Returns the bytes read. What cannot be read names nothing that could be found again; but then nobody knows what it
-// needs, so nothing is given back until it is repaired.
+// needs, so nothing is given back until it is repaired. A link may have gone since its entries were read: then a little more
+// is marked than lives.
 std::uint64_t Store::Impl::mark_some() {
-  std::uint64_t entries = 0;
-  for (auto at = tree.all().lower_bound(cycle.next_link); at != tree.all().end() && entries < kEntriesOfStep;
-       at = tree.all().lower_bound(cycle.next_link)) {
+  std::uint64_t keys = 0;
+  while (keys * sizeof(PageEntry) < step_bytes) {
+    if (cycle.next_entry < cycle.entries.size()) {
+      mark_live(cycle.entries[cycle.next_entry++].key);
+      ++keys;
+      continue;
+    }
+    const auto at = tree.all().lower_bound(cycle.next_link);
+    if (at == tree.all().end()) {
+      choose_victims();
+      break;
+    }
     const Link link = *at->second;
     if (!link.hidden) {
       const InfoRecord about = load_info(pin(link.info), link.id);
-      for (const PageKey& key : about.device_state) mark_live(key);
-      for (const PageKey& key : about.domain_xml) mark_live(key);
+      for (const auto* list : {&about.device_state, &about.domain_xml}) {
+        for (const PageKey& key : *list) mark_live(key);
+        keys += list->size();
+      }
     }
-    for (const auto& list : {visible_entries(link), load_entries(pin(link.table))}) {
-      for (const PageEntry& entry : list) mark_live(entry.key);
-      entries += list.size();
-    }
-    ++entries;
+    cycle.entries = visible_entries(link);
+    const std::vector<PageEntry> more = load_entries(pin(link.table));
+    cycle.entries.insert(cycle.entries.end(), more.begin(), more.end());
+    cycle.next_entry = 0;
     cycle.next_link = link.sequence + 1;
+    ++keys;
   }
-  if (tree.all().lower_bound(cycle.next_link) == tree.all().end()) choose_victims();
-  return entries * sizeof(PageEntry);
+  return keys * sizeof(PageEntry);
 }
 
 void Store::Impl::choose_victims() {
@@ -79,6 +92,8 @@ void Store::Impl::choose_victims() {
   }
   cycle.quick.erase(cycle.quick.begin(), cycle.quick.lower_bound(cycle.before));  // also those that are gone
   std::reverse(cycle.victims.begin(), cycle.victims.end());
+  cycle.entries = {};
+  next_victim();
   cycle.phase = Cycle::Phase::kMove;
 }
 
@@ -100,15 +115,33 @@ void store_again(Appender& appender, const Record& record, std::span<const std::
 
 }  // namespace
 
-std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_damage) {
-  const std::vector<std::byte> bytes = segments.read_segment(segment, segments.all().at(segment).bytes);
+void Store::Impl::next_victim() {
+  cycle.bytes = {};
+  cycle.next_record = sizeof(SegmentHeader);
+}
+
+std::uint64_t Store::Impl::empty_some(bool despite_damage) {
+  const std::uint32_t segment = cycle.victims.back();
+  const std::uint64_t all = segments.all().at(segment).bytes, there = cycle.bytes.size();
+  if (there == all) return cycle.next_record < all ? move_pages(segment, despite_damage) : move_links(segment);
+  const std::uint64_t more = std::min(all - there, kReadAhead * step_bytes);
+  cycle.bytes.reserve(all);
+  cycle.bytes.resize(there + more);
+  segments.read(segment, there, std::span(cycle.bytes).subspan(there));
+  return more;
+}
+
+// What nobody needs leaves the index in the same step: nobody may come to need it later, for it goes with the segment.
+std::uint64_t Store::Impl::move_pages(std::uint32_t segment, bool despite_damage) {
   Appender appender(segments);
   std::vector<PageKey> dead;
-  const auto there = [&](const Ref& ref) { return ref.segment == segment; };
   const std::shared_ptr<const Seal> seal = segments.all().at(segment).seal;
   std::array<std::byte, kPageStoredMax> room;
   bool altered = false;
-  const std::uint64_t damaged = scan_records(bytes, sizeof(SegmentHeader), bytes.size(), [&](const Record& record, std::uint64_t offset) {
+  const std::uint64_t from = cycle.next_record, to = std::min<std::uint64_t>(from + step_bytes, cycle.bytes.size());
+  std::uint64_t next = to;
+  const std::uint64_t damaged = scan_records(cycle.bytes, from, to, [&](const Record& record, std::uint64_t offset) {
+    next = std::max(to, offset + record.bytes());
     if (!is_page(record.kind)) return;
     const auto known = index.find(record.key);
     if (!known || known->at.segment != segment || known->at.offset != offset) return;  // another copy counts
@@ -120,9 +153,25 @@ std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_dam
       altered = true;
     }
   });
-  if ((damaged != 0 || altered) && !despite_damage) return bytes.size();
+  if ((damaged != 0 || altered) && !despite_damage) {
+    cycle.victims.pop_back();
+    next_victim();
+    return to - from;
+  }
+  if (appender.bytes() != 0) commit(appender, {});
+  cycle.next_record = next;  // not before: a step that failed is done again
+  const std::unique_lock guard(mutex);
+  for (const PageKey& key : dead) index.erase(key);
+  return next - from + appender.bytes();
+}
+
+// The segment is empty when nothing was left to be moved.
+std::uint64_t Store::Impl::move_links(std::uint32_t segment) {
+  const auto there = [&](const Ref& ref) { return ref.segment == segment; };
+  Appender appender(segments);
   Transaction moved;
   for (const auto& [sequence, link] : tree.all()) {
+    if (appender.bytes() >= step_bytes) break;
     if (!there(link->info) && std::ranges::none_of(link->entries, there) && std::ranges::none_of(link->table, there)) continue;
     Link copy = *link;
     if (there(copy.info)) {
@@ -134,19 +183,19 @@ std::uint64_t Store::Impl::empty_segment(std::uint32_t segment, bool despite_dam
     }
     for (std::vector<Ref>* refs : {&copy.entries, &copy.table}) {
       for (Ref& ref : *refs) {
-        if (there(ref)) ref = appender.append(Kind::kEntries, {}, payload(pin(ref), Kind::kEntries));
+        if (there(ref) && appender.bytes() < step_bytes) ref = appender.append(Kind::kEntries, {}, payload(pin(ref), Kind::kEntries));
       }
     }
     moved.put.push_back(std::move(copy));
   }
-  const std::uint64_t work = bytes.size() + appender.bytes();
-  commit(appender, moved);
-  {
-    const std::unique_lock guard(mutex);
-    for (const PageKey& key : dead) index.erase(key);
+  if (moved.put.empty()) {
+    cycle.emptied.push_back(segment);
+    cycle.victims.pop_back();
+    next_victim();
+    return 0;
   }
-  cycle.emptied.push_back(segment);
-  return work;
+  commit(appender, moved);
+  return appender.bytes();
 }
 
 // Until CATALOG is durable, the next open() would look for frames in them.
@@ -185,20 +234,14 @@ std::optional<std::uint64_t> Store::compact(bool force) {
       case Cycle::Phase::kMark: return s.mark_some();
       case Cycle::Phase::kMove: break;
     }
-    std::uint64_t work = 0;
-    if (!cycle.victims.empty()) {
-      const std::uint32_t segment = cycle.victims.back();
-      cycle.victims.pop_back();
-      if (s.segments.all().contains(segment)) work = s.empty_segment(segment, false);
-    }
     if (cycle.victims.empty() || cycle.emptied.size() >= kEmptiedMax) s.retire_emptied();
-    if (cycle.victims.empty()) {
-      cycle.phase = Cycle::Phase::kIdle;
-      if (cycle.all) cycle.number_at_end = s.number;
-    }
-    return work;
+    if (!cycle.victims.empty()) return s.empty_some(false);
+    cycle.phase = Cycle::Phase::kIdle;
+    if (cycle.all) cycle.number_at_end = s.number;
+    return 0;
   } catch (const Error&) {
     cycle.phase = Cycle::Phase::kIdle;  // a later one begins anew; what was moved counts
+    s.next_victim();
     cycle.number_at_end = s.number;
     throw;
   }

@@ -185,15 +185,15 @@ struct IndexedPage {
   PageKey base;  // of a delta; else zeros
 };
 
-// Calls fn(record, offset) for every whole record in bytes [from, to) of a segment, given as a whole; returns the bytes of damage
-// that it stepped over.
+// Calls fn(record, offset) for every whole record that begins in bytes [from, to) of a segment, given as a whole; returns the bytes
+// of damage that it stepped over.
 template <typename Fn>
 std::uint64_t scan_records(std::span<const std::byte> segment, std::uint64_t from, std::uint64_t to, Fn&& fn) {
   std::uint64_t damaged = 0;
   to = std::min<std::uint64_t>(to, segment.size());
   from = (from + 7) & ~std::uint64_t{7};
   while (from < to) {
-    const auto record = parse_record(segment.subspan(from, to - from));
+    const auto record = parse_record(segment.subspan(from));
     if (!record) {  // the next one stands on some later multiple of 8
       const std::uint64_t step = std::min<std::uint64_t>(8, to - from);
       damaged += step;

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "store/files.h"
+#include "store/format.h"
 #include "store/page_namer.h"
 #include "store/random.h"
 #include "store/store.h"
@@ -123,7 +124,9 @@ class Load {
     line("store.changed_MB", raw / 1e6, "MB");
     line("store.saved_fraction", 1 - static_cast<double>(stored_bytes_) / raw, "of changed pages");
     line("store.saved_fraction_compacted", 1 - static_cast<double>(compacted_bytes_) / raw, "of changed pages");
-    line("store.compact_step_max_ms", compact_step_max_ms_, "ms");
+    line("store.saved_fraction_pages_alone", 1 - static_cast<double>(pages_bytes_) / raw, "of changed pages");
+    line("store.compact_step_p50_ms", percentile(compact_steps_ms_, 0.5), "ms");
+    line("store.compact_step_max_ms", percentile(compact_steps_ms_, 1), "ms");
     line("peer.sharing.saved_fraction", 1 - static_cast<double>(shared_bytes_) / raw, "of changed pages");
     line("peer.sharing_zstd1.saved_fraction", 1 - static_cast<double>(shared_zstd_bytes_) / raw, "of changed pages");
     line("peer.sharing_zstd1_trained.saved_fraction", 1 - static_cast<double>(shared_trained_bytes_) / raw, "of changed pages");
@@ -243,10 +246,13 @@ class Load {
     for (bool more = true; more;) {
       const auto step = Clock::now();
       more = store->compact(true).has_value();
-      compact_step_max_ms_ = std::max(compact_step_max_ms_, seconds_since(step) * 1e3);
+      compact_steps_ms_.push_back(seconds_since(step) * 1e3);
     }
     restore(*store, guest, restore_compacted_s_);
     compacted_bytes_ += store->bytes_on_disk();
+    const StoreStat stat = store->stat();
+    pages_bytes_ +=
+        stat.raw_bytes + stat.lz4_bytes + stat.filled_bytes + stat.delta_bytes + stat.zstd_bytes - stat.contents * record_bytes(0);
   }
 
   // The last checkpoint, all of its memory, compared with what was recorded.
@@ -274,10 +280,10 @@ class Load {
   }
 
   const std::vector<Guest> guests_;
-  std::uint64_t raw_bytes_ = 0, root_bytes_ = 0, stored_bytes_ = 0, compacted_bytes_ = 0, restored_bytes_ = 0, shared_bytes_ = 0,
-                shared_zstd_bytes_ = 0, shared_trained_bytes_ = 0, shared_packed_bytes_ = 0;
-  double put_s_ = 0, root_s_ = 0, restore_s_ = 0, restore_compacted_s_ = 0, compact_step_max_ms_ = 0, memcpy_GBps_ = 0, zstd_GBps_ = 0,
-         unzstd_GBps_ = 0;
+  std::uint64_t raw_bytes_ = 0, root_bytes_ = 0, stored_bytes_ = 0, compacted_bytes_ = 0, pages_bytes_ = 0, restored_bytes_ = 0,
+                shared_bytes_ = 0, shared_zstd_bytes_ = 0, shared_trained_bytes_ = 0, shared_packed_bytes_ = 0;
+  double put_s_ = 0, root_s_ = 0, restore_s_ = 0, restore_compacted_s_ = 0, memcpy_GBps_ = 0, zstd_GBps_ = 0, unzstd_GBps_ = 0;
+  std::vector<double> compact_steps_ms_;
 };
 
 // 1,000 pages of which a word has changed, as a counter does; the floor appends as many bytes as were stored and syncs them.

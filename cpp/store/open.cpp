@@ -12,11 +12,18 @@
 namespace mhv::store {
 namespace fs = std::filesystem;
 
+namespace {
+
+constexpr std::uint64_t kStepsOfSegment = 32;
+
+}  // namespace
+
 Store::Impl::Impl(const std::string& store_folder, const StoreOptions& options)
     : folder(store_folder),
       files(options.files ? options.files : std::make_shared<FileOps>()),
       guest_key(options.key),
       refuse_plain(options.refuse_plain),
+      step_bytes(std::max<std::uint64_t>(options.segment_bytes / kStepsOfSegment, 1)),
       segments(store_folder, *files, std::min(options.segment_bytes, kSegmentBytesMax)) {}
 
 // Both are derived: without them the next open() reads more of the log.

@@ -68,8 +68,12 @@ std::shared_ptr<const Seal> Segments::seal_of(std::uint32_t number, std::span<co
 
 std::vector<std::byte> Segments::read_segment(std::uint32_t number, std::uint64_t bytes) const {
   std::vector<std::byte> out(std::min(bytes, kFileBytesMax));
-  pread_all(file(number)->get(), out, 0, segment_path(number).c_str());
+  read(number, 0, out);
   return out;
+}
+
+void Segments::read(std::uint32_t number, std::uint64_t offset, std::span<std::byte> out) const {
+  pread_all(file(number)->get(), out, offset, segment_path(number).c_str());
 }
 
 void Segments::load(std::uint32_t number, std::uint64_t bytes, KeyIndex& index) {

@@ -59,6 +59,7 @@ class Segments {
   std::shared_ptr<const Fd> file(std::uint32_t number) const;
   std::string segment_path(std::uint32_t number) const { return numbered(segments_folder_, number, ".seg"); }
   std::vector<std::byte> read_segment(std::uint32_t number, std::uint64_t bytes) const;
+  void read(std::uint32_t number, std::uint64_t offset, std::span<std::byte> out) const;
   std::uint32_t version() const { return seals_ != nullptr ? kSealedVersion : kFormatVersion; }
   // By what stands at the segment's head, in whatever state: what a seal opens proves it. nullptr: the store is not encrypted.
   std::shared_ptr<const Seal> seal_of(std::uint32_t number, std::span<const std::byte> head) const;

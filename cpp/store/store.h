@@ -190,8 +190,8 @@ class Store {
   // what the checkpoints involved say, not what they hold; space is given back by compact().
   void remove(const std::vector<std::string>& ids);
   void remove_all();
-  // One step of giving space back, of at most one segment: a third of a second. Returns the bytes it read and wrote (for a limit of the
-  // bandwidth); nullopt: nothing is to be done. `force`: also where little would be gained.
+  // One step of giving space back, of about a thirty-second part of a segment. Returns the bytes it read and wrote (for a limit of
+  // the bandwidth); nullopt: nothing is to be done. `force`: also where little would be gained.
   std::optional<std::uint64_t> compact(bool force = false);
 
   CheckResult check(const ProgressFn& progress) const;

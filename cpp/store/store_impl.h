@@ -82,8 +82,12 @@ struct Store::Impl {
   void start_cycle(bool all);
   std::uint64_t mark_some();
   void choose_victims();
-  // Appends what lives in the segment to the log again. `despite_damage`: what cannot be read is given up; else such a segment stays.
-  std::uint64_t empty_segment(std::uint32_t segment, bool despite_damage);
+  // One step of appending to the log again what lives in the last victim, which then is no victim any more. Returns the bytes read
+  // and written. `despite_damage`: what cannot be read is given up; else such a segment stays.
+  std::uint64_t empty_some(bool despite_damage);
+  std::uint64_t move_pages(std::uint32_t segment, bool despite_damage);
+  std::uint64_t move_links(std::uint32_t segment);
+  void next_victim();
   void rescue(const std::vector<std::uint32_t>& damaged_segments);  // check.cpp
   void retire_emptied();
   void drop_moved();
@@ -92,6 +96,7 @@ struct Store::Impl {
   const std::shared_ptr<FileOps> files;
   std::optional<keys::Key> guest_key;  // until the store is open
   const bool refuse_plain;
+  const std::uint64_t step_bytes;   // of a step of compact()
   std::optional<StoreSeals> seals;  // of an encrypted store, from check_format() on
   Fd lock;
   std::atomic_flag writing;
