@@ -143,6 +143,37 @@ TEST_F(BrokerTest, QemuKilledInTheMiddleIsGone) {
   EXPECT_TRUE(client_->ping());
 }
 
+// A real machine's clock; that the guest was paused is only said.
+TEST_F(BrokerTest, GivesAKvmClockBackWhatItLost) {
+  if (::access("/dev/kvm", F_OK) != 0) GTEST_SKIP() << "needs /dev/kvm, of which it uses only the clock";
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  qemu_.emplace(folder_->path(), true, "kvm");
+  const auto keep = [&](const protocol::ClockMoment& since, std::int64_t lost_max) {
+    return client_->keep_clock(qemu().pid(), qemu().start_time(), since, static_cast<std::uint64_t>(lost_max));
+  };
+  protocol::ClockMoment since = keep({}, 0).since();
+  EXPECT_GT(since.host_ns(), 0);
+  since.set_host_ns(since.host_ns() - 100 * kSecond);  // so the guest is behind
+  const protocol::KeptClock kept = keep(since, 200 * kSecond);
+  EXPECT_NEAR(static_cast<double>(kept.given_ns()), 100e9, 20e9);
+  EXPECT_EQ(kept.since().host_ns(), since.host_ns());
+  EXPECT_LT(keep(since, 200 * kSecond).given_ns(), 20e9) << "it has it";
+  // Somebody else stopped it for longer.
+  since.set_host_ns(since.host_ns() - 100 * kSecond);
+  const protocol::KeptClock suspended = keep(since, 50 * kSecond);
+  EXPECT_EQ(suspended.given_ns(), 0u);
+  EXPECT_GT(suspended.since().host_ns(), since.host_ns());
+  // It never goes back.
+  since.set_host_ns(since.host_ns() + 300 * kSecond);
+  EXPECT_EQ(keep(since, 500 * kSecond).given_ns(), 0u);
+  EXPECT_GE(keep(suspended.since(), 0).since().guest_ns(), suspended.since().guest_ns());
+  EXPECT_TRUE(qemu().running());
+}
+
+TEST_F(BrokerTest, ATcgGuestHasNoClockToKeep) {
+  EXPECT_EQ(error_of([&] { client_->keep_clock(qemu().pid(), qemu().start_time(), {}, 0); }).code(), Code::kNotFound);
+}
+
 TEST_F(BrokerTest, AStoppedQemuStaysStopped) {
   const int device = device_in_qemu();
   ::kill(qemu().pid(), SIGSTOP);
@@ -369,7 +400,7 @@ TEST_F(BrokerTest, EndsCleanlyWhenAsked) {
 }
 
 TEST_F(BrokerTest, OneBrokerAFolder) {
-  Child second({MHV_BROKER_PROGRAM, "--run-dir", folder_->path(), "--user", "nobody"}, 0);
+  Child second({MHV_BROKER_PROGRAM, "--run-dir", folder_->path(), "--user", "nobody"}, 0, 0);
   const int status = second.end(0);
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1);
   EXPECT_TRUE(client_->ping());

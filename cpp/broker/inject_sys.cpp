@@ -11,10 +11,13 @@
 // with the detach (then another attempt); after it ran, the step's SIGTRAP is still pending and would kill QEMU, so the signal is
 // kept until the SIGTRAP has been taken off, and delivered with the detach.
 //
+// An argument that is a structure stands on the thread's stack, below what its red zone may hold: nobody's memory.
+//
 // Everything between fork() and _exit() allocates nothing, throws nothing and takes no lock.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/ioctl.h>
+#include <linux/kvm.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
@@ -24,8 +27,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "base/error.h"
@@ -38,14 +43,19 @@
 namespace mhv::broker {
 namespace {
 
-constexpr std::int64_t kDeadlineNs = 2'000'000'000;
-constexpr std::int64_t kStopDeadlineNs = 500'000'000;  // a thread in uninterruptible sleep does not stop
+constexpr std::int64_t kUffdDeadlineNs = 2'000'000'000;
+constexpr std::int64_t kClockDeadlineNs = 100'000'000;  // what is not given back now is with the next pause
+constexpr std::int64_t kStopDeadlineNs = 500'000'000;   // a thread in uninterruptible sleep does not stop
 constexpr long kStopPollNs = 20'000;
 constexpr long kRetryPauseNs = 200'000;
 constexpr std::uint16_t kSyscallInsn = 0x050f;  // 0f 05
 constexpr std::uint64_t kUserCode64 = 0x33;
 constexpr std::uint64_t kUffdIocNew = _IO(0xAA, 0x00);  // USERFAULTFD_IOC_NEW of Linux 6.1, missing in older headers
 static_assert(kUffdIocNew == 0xAA00);
+static_assert(sizeof(kvm_clock_data) == 48 && offsetof(kvm_clock_data, realtime) == 16);
+static_assert(KVM_GET_CLOCK == 0x8030ae7c && KVM_SET_CLOCK == 0x4030ae7b);
+constexpr std::uint64_t kRedZone = 128;
+constexpr std::int64_t kTooLittleNs = 50'000;  // to be given back: as much as the measurement may be wrong
 
 enum class Outcome : std::int32_t { kDone, kAgain, kGone, kNoStop, kStoppedBySignal, kNotTraceable, kNot64Bit, kRefused, kFailed };
 
@@ -53,11 +63,12 @@ struct Result {
   Outcome outcome = Outcome::kFailed;
   std::int32_t value = 0;  // kDone: the descriptor; kRefused, kFailed, kNotTraceable: errno
   std::uint32_t attempts = 0;
+  KeptClock clock{};
 };
 
-std::int64_t now_ns() {
+std::int64_t now_ns(clockid_t clock = CLOCK_MONOTONIC) {
   timespec t{};
-  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  ::clock_gettime(clock, &t);
   return static_cast<std::int64_t>(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
 
@@ -126,6 +137,26 @@ class Stopped {
     changed_ = true;
     return ::ptrace(PTRACE_SETREGS, pid_, nullptr, &regs) == 0;
   }
+  template <typename T>
+  bool write(std::uint64_t place, const T& value) {
+    static_assert(sizeof(T) % sizeof(long) == 0);
+    for (std::size_t at = 0; at < sizeof(T); at += sizeof(long)) {
+      long word = 0;
+      std::memcpy(&word, reinterpret_cast<const char*>(&value) + at, sizeof word);
+      if (::ptrace(PTRACE_POKEDATA, pid_, place + at, word) != 0) return false;
+    }
+    return true;
+  }
+  template <typename T>
+  bool read(std::uint64_t place, T& value) {
+    for (std::size_t at = 0; at < sizeof(T); at += sizeof(long)) {
+      errno = 0;
+      const long word = ::ptrace(PTRACE_PEEKDATA, pid_, place + at, nullptr);
+      if (errno != 0) return false;
+      std::memcpy(reinterpret_cast<char*>(&value) + at, &word, sizeof word);
+    }
+    return true;
+  }
   bool behind_syscall() const {
     if (static_cast<std::int64_t>(saved_.orig_rax) < 0) return false;
     errno = 0;
@@ -144,7 +175,7 @@ class Stopped {
   user_regs_struct saved_{};
 };
 
-Result failed(int error) { return {error == ESRCH ? Outcome::kGone : Outcome::kFailed, error, 0}; }
+Result failed(int error) { return {error == ESRCH ? Outcome::kGone : Outcome::kFailed, error}; }
 
 // From INTERRUPT to a thread that stands where we want it.
 Result bring_to_stop(Stopped& thread, std::int64_t deadline) {
@@ -164,14 +195,14 @@ Result bring_to_stop(Stopped& thread, std::int64_t deadline) {
   }
 }
 
-Result run_call(Stopped& thread, int device_fd) {
+Result run_ioctl(Stopped& thread, int fd, std::uint64_t request, std::uint64_t argument) {
   user_regs_struct regs = thread.saved();
   regs.rip -= 2;
   regs.rax = SYS_ioctl;
   regs.orig_rax = ~0ull;
-  regs.rdi = static_cast<unsigned>(device_fd);
-  regs.rsi = kUffdIocNew;
-  regs.rdx = O_CLOEXEC | O_NONBLOCK;  // not UFFD_USER_MODE_ONLY: writes by the kernel for QEMU count too
+  regs.rdi = static_cast<unsigned>(fd);
+  regs.rsi = request;
+  regs.rdx = argument;
   if (!thread.change(regs)) return failed(errno);
   if (!thread.resume(true)) return failed(errno);
   for (;;) {
@@ -190,27 +221,55 @@ Result run_call(Stopped& thread, int device_fd) {
   return {Outcome::kDone, static_cast<std::int32_t>(value), 0};
 }
 
-Result attempt(pid_t pid, int device_fd) {
+Result keep_clock_of(Stopped& thread, int vm_fd, const ClockMoment& since, std::uint64_t lost_ns_max) {
+  const std::uint64_t place = (thread.saved().rsp - kRedZone - sizeof(kvm_clock_data)) & ~std::uint64_t{15};
+  kvm_clock_data data{};
+  if (!thread.write(place, data)) return failed(errno);
+  const std::int64_t before = now_ns(CLOCK_MONOTONIC_RAW);
+  Result result = run_ioctl(thread, vm_fd, KVM_GET_CLOCK, place);
+  if (result.outcome != Outcome::kDone) return result;
+  const std::int64_t host = before + (now_ns(CLOCK_MONOTONIC_RAW) - before) / 2;
+  if (!thread.read(place, data)) return failed(errno);
+  result.clock.since = {data.clock, host};
+  if (since.host_ns == 0) return result;
+  const std::int64_t lost = host - since.host_ns - static_cast<std::int64_t>(data.clock - since.guest_ns);
+  if (lost < -kTooLittleNs || lost > static_cast<std::int64_t>(lost_ns_max)) return result;
+  result.clock.since = since;  // so that errors do not add up
+  if (lost < kTooLittleNs) return result;
+  data.clock += static_cast<std::uint64_t>(lost);
+  data.flags &= KVM_CLOCK_REALTIME;  // where it is there, the kernel adds the time until now by itself
+  if (data.flags == 0) data.clock += static_cast<std::uint64_t>(now_ns(CLOCK_MONOTONIC_RAW) - host);
+  if (!thread.write(place, data)) return failed(errno);
+  const KeptClock kept{since, static_cast<std::uint64_t>(lost)};
+  result = run_ioctl(thread, vm_fd, KVM_SET_CLOCK, place);
+  result.clock = kept;
+  return result;
+}
+
+// `work`: what is done with the stopped thread.
+template <typename Work>
+Result attempt(pid_t pid, const Work& work) {
   if (::ptrace(PTRACE_SEIZE, pid, nullptr, nullptr) != 0) {
     return {errno == ESRCH ? Outcome::kGone : Outcome::kNotTraceable, errno, 0};
   }
   Stopped thread(pid);
   if (::ptrace(PTRACE_INTERRUPT, pid, nullptr, nullptr) != 0) return failed(errno);
   const Result stop = bring_to_stop(thread, now_ns() + kStopDeadlineNs);
-  return stop.outcome == Outcome::kDone ? run_call(thread, device_fd) : stop;
+  return stop.outcome == Outcome::kDone ? work(thread) : stop;
 }
 
-Result attempts_until_deadline(pid_t pid, int device_fd) {
-  const std::int64_t deadline = now_ns() + kDeadlineNs;
+template <typename Work>
+Result attempts_until(std::int64_t deadline, pid_t pid, const Work& work) {
   for (std::uint32_t count = 1;; ++count) {
-    Result result = attempt(pid, device_fd);
+    Result result = attempt(pid, work);
     result.attempts = count;
     if (result.outcome != Outcome::kAgain || now_ns() > deadline) return result;
     pause_ns(kRetryPauseNs);
   }
 }
 
-Result run_in_child(pid_t pid, int device_fd) {
+template <typename Work>
+Result run_in_child(std::int64_t time_ns, pid_t pid, const Work& work) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) throw_errno("cannot create a pipe");
   const Fd reader = Fd::own(ends[0]);
@@ -218,7 +277,7 @@ Result run_in_child(pid_t pid, int device_fd) {
   const pid_t child = ::fork();
   if (child < 0) throw_errno("cannot start the injecting process");
   if (child == 0) {
-    const Result result = attempts_until_deadline(pid, device_fd);
+    const Result result = attempts_until(now_ns() + time_ns, pid, work);
     const ssize_t written = ::write(writer.get(), &result, sizeof result);
     ::_exit(written == sizeof result ? 0 : 1);
   }
@@ -234,16 +293,14 @@ Result run_in_child(pid_t pid, int device_fd) {
   return result;
 }
 
-}  // namespace
-
-Injection inject_uffd(const QemuProcess& process, int device_fd) {
-  const Result result = run_in_child(process.pid(), device_fd);
+// `call`: for the message.
+void check(const Result& result, const QemuProcess& process, const char* call) {
   // A process that is just ending refuses to be traced in several ways.
   if (result.outcome != Outcome::kDone && !process.alive())
     throw Error(Code::kGone, fmt::format("QEMU process {} has ended", process.pid()));
   const std::string who = fmt::format("QEMU process {}", process.pid());
   switch (result.outcome) {
-    case Outcome::kDone: return {result.value, result.attempts};
+    case Outcome::kDone: return;
     case Outcome::kGone: throw Error(Code::kGone, who + " has ended");
     case Outcome::kAgain:
       throw Error(Code::kBusy, fmt::format("{} was in no system call, or busy with signals, in {} looks", who, result.attempts),
@@ -258,11 +315,30 @@ Injection inject_uffd(const QemuProcess& process, int device_fd) {
                   "mhv-broker trace it");
     case Outcome::kNot64Bit: throw Error(Code::kUnsupported, who + " is no 64-bit program", "use the x86-64 build of QEMU");
     case Outcome::kRefused:
-      throw Error(Code::kUnsupported, fmt::format("USERFAULTFD_IOC_NEW was refused inside {}: {}", who, std::strerror(result.value)),
+      throw Error(Code::kUnsupported, fmt::format("{} was refused inside {}: {}", call, who, std::strerror(result.value)),
                   "its seccomp profile must allow ioctl (stock `-sandbox on` does)");
     case Outcome::kFailed: break;
   }
   throw Error(Code::kInternal, fmt::format("ptrace of {} failed: {}", who, std::strerror(result.value)));
+}
+
+}  // namespace
+
+Injection inject_uffd(const QemuProcess& process, int device_fd) {
+  const auto work = [&](Stopped& thread) {
+    return run_ioctl(thread, device_fd, kUffdIocNew, O_CLOEXEC | O_NONBLOCK);  // not UFFD_USER_MODE_ONLY: writes by the kernel count too
+  };
+  const Result result = run_in_child(kUffdDeadlineNs, process.pid(), work);
+  check(result, process, "USERFAULTFD_IOC_NEW");
+  return {result.value, result.attempts};
+}
+
+KeptClock keep_clock(const QemuProcess& process, int vm_fd, const ClockMoment& since, std::uint64_t lost_ns_max) {
+  const std::uint64_t lost_max = std::min<std::uint64_t>(lost_ns_max, INT64_MAX);
+  const auto work = [&](Stopped& thread) { return keep_clock_of(thread, vm_fd, since, lost_max); };
+  const Result result = run_in_child(kClockDeadlineNs, process.pid(), work);
+  check(result, process, "KVM_GET_CLOCK or KVM_SET_CLOCK");
+  return result.clock;
 }
 
 }  // namespace mhv::broker

@@ -40,7 +40,9 @@ class QemuProcess {
   Fd open_mapping(std::uint64_t start, std::uint64_t end) const;
   // A copy of descriptor `number` of the process. kNotFound: it has none of that number.
   Fd copy_fd(int number) const;
-  // The same, only for a userfaultfd.
+  // The lowest number of a descriptor that links to `text` ("anon_inode:kvm-vm"). kNotFound: it has none.
+  int find_fd(std::string_view text) const;
+  // A copy, only for a userfaultfd.
   Fd copy_uffd(int number) const;
 
  private:

@@ -19,6 +19,7 @@ constexpr const char* kUffdDevice = "/dev/userfaultfd";
 constexpr std::string_view kUffdLink = "anon_inode:[userfaultfd]";
 constexpr std::string_view kDeleted = " (deleted)";
 constexpr std::size_t kLinkMax = 4096;
+constexpr int kNumbersMax = 1024;                // QEMU opens its KVM machine early
 constexpr std::size_t kProcFileMax = 16u << 20;  // 65,530 mappings fit
 
 std::string read_link_at(int folder, const char* name) {
@@ -196,6 +197,17 @@ Fd QemuProcess::copy_fd(int number) const {
     throw_errno(fmt::format("cannot copy descriptor {} of process {}", number, pid_), error);
   }
   return copy;
+}
+
+// Number by number: the broker may not list folders.
+int QemuProcess::find_fd(std::string_view text) const {
+  std::array<char, 64> seen;
+  for (int number = 0; number < kNumbersMax; ++number) {
+    const ssize_t n = ::readlinkat(folder_.get(), fmt::format("fd/{}", number).c_str(), seen.data(), seen.size());
+    if (n >= 0 && std::string_view(seen.data(), static_cast<std::size_t>(n)) == text) return number;
+  }
+  if (!alive()) throw_gone(pid_);
+  throw Error(Code::kNotFound, fmt::format("process {} has no {}", pid_, text));
 }
 
 Fd QemuProcess::copy_uffd(int number) const {

@@ -172,7 +172,8 @@ void Server::serve(Connection& connection) {
       std::string what = "unknown request";
       try {
         fds = answer(request, &reply, &what);
-        spdlog::log(request.has_ping() ? spdlog::level::debug : spdlog::level::info, "peer {}: {}: done", connection.peer, what);
+        const bool frequent = request.has_ping() || request.has_keep_clock();
+        spdlog::log(frequent ? spdlog::level::debug : spdlog::level::info, "peer {}: {}: done", connection.peer, what);
       } catch (const Error& e) {
         set_error(&reply, e.code(), e.what(), e.hint());
         spdlog::warn("peer {}: {}: {}: {}", connection.peer, what, code_name(e.code()), e.what());
@@ -211,6 +212,18 @@ std::vector<Fd> Server::answer(const protocol::BrokerRequest& request, protocol:
       const auto& body = request.take_uffd();
       *what = fmt::format("{}, descriptor {}", name_of("take the userfaultfd", body.process()), body.uffd_fd());
       return one(named(body.process()).copy_uffd(body.uffd_fd()));
+    }
+    case Body::kKeepClock: {
+      const auto& body = request.keep_clock();
+      *what = name_of("keep the clock", body.process());
+      const QemuProcess process = named(body.process());
+      const int vm = process.find_fd("anon_inode:kvm-vm");
+      const std::lock_guard lock(injecting_);
+      const KeptClock kept = keep_clock(process, vm, {body.since().guest_ns(), body.since().host_ns()}, body.lost_ns_max());
+      reply->mutable_clock()->mutable_since()->set_guest_ns(kept.since.guest_ns);
+      reply->mutable_clock()->mutable_since()->set_host_ns(kept.since.host_ns);
+      reply->mutable_clock()->set_given_ns(kept.given_ns);
+      return {};
     }
     case Body::kConnectMonitor:
       *what = "connect to a monitor";

@@ -30,7 +30,7 @@ inline constexpr uid_t kNobody = 65534;
 // A child process that dies with the test.
 class Child {
  public:
-  Child(std::vector<std::string> arguments, uid_t uid) {
+  Child(std::vector<std::string> arguments, uid_t uid, gid_t gid) {
     std::vector<char*> argv;
     for (std::string& a : arguments) argv.push_back(a.data());
     argv.push_back(nullptr);
@@ -40,7 +40,7 @@ class Child {
       const rlimit many{16384, 16384};
       ::setrlimit(RLIMIT_NOFILE, &many);
       ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // the leak check at the end makes calls that a hardened process may not
-      if (uid != 0 && (::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(126);
+      if (uid != 0 && (::setgid(gid) != 0 || ::setuid(uid) != 0)) ::_exit(126);
       ::execv(argv[0], argv.data());
       ::_exit(127);
     }
@@ -102,17 +102,22 @@ inline Fd connect_when_ready(const std::string& path, const Child& child) {
   throw std::runtime_error("nobody listens at " + path);
 }
 
+inline gid_t group_of(const char* path) {
+  struct stat file {};
+  return ::stat(path, &file) == 0 ? file.st_gid : kNobody;
+}
+
 // A guest of 64 MiB shared memory that runs its firmware, as an unprivileged user, with two monitors: one of the test, and
 // <folder>/qmp/own.sock for the broker.
 class Qemu {
  public:
-  explicit Qemu(const std::string& folder, bool shared = true)
+  explicit Qemu(const std::string& folder, bool shared = true, const std::string& accelerator = "tcg")
       : folder_(folder),
-        child_({"/usr/bin/qemu-system-x86_64", "-accel", "tcg", "-machine", "pc,memory-backend=ram", "-object",
+        child_({"/usr/bin/qemu-system-x86_64", "-accel", accelerator, "-machine", "pc,memory-backend=ram", "-object",
                 std::string("memory-backend-memfd,id=ram,size=64M,share=") + (shared ? "on" : "off"), "-m", "64", "-nodefaults", "-display",
                 "none", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny", "-qmp",
                 "unix:" + folder + "/qmp/test.sock,server=on,wait=off", "-qmp", "unix:" + folder + "/qmp/own.sock,server=on,wait=off"},
-               kNobody) {
+               kNobody, accelerator == "kvm" ? group_of("/dev/kvm") : kNobody) {
     monitor_ = connect_when_ready(folder + "/qmp/test.sock", child_);
     read_until("QMP");
     command("{\"execute\":\"qmp_capabilities\"}");
@@ -194,7 +199,7 @@ class Qemu {
 class Broker {
  public:
   explicit Broker(const std::string& folder)
-      : path_(folder + "/broker.sock"), child_({MHV_BROKER_PROGRAM, "--run-dir", folder, "--user", "nobody"}, 0) {
+      : path_(folder + "/broker.sock"), child_({MHV_BROKER_PROGRAM, "--run-dir", folder, "--user", "nobody"}, 0, 0) {
     connect_when_ready(path_, child_);
   }
   const std::string& socket() const { return path_; }

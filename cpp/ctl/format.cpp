@@ -103,6 +103,7 @@ std::string status_details(const protocol::GuestStatus& guest) {
                                                     : "libvirt's"},
             {"ram", bytes_text(guest.ram_bytes())},
             {"epoch", std::to_string(guest.epoch())},
+            {"paused", guest.paused_us() == 0 ? "" : pause_text(guest.paused_us()) + " ms since it was attached"},
             {"checkpoints", std::to_string(guest.checkpoints())},
             {"current", guest.current()},
             {"filling", guest.filling()},

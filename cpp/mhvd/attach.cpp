@@ -246,6 +246,13 @@ std::optional<Attachment> HostHypervisor::attach_memory(const Domain& domain) {
   return out;
 }
 
+protocol::ClockMoment HostHypervisor::keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
+                                                 std::chrono::nanoseconds lost_max) {
+  const auto kept = broker_.keep_clock(process.pid, process.start_time, since, static_cast<std::uint64_t>(lost_max.count()));
+  spdlog::debug("QEMU {}: its guest's clock was {} us behind", process.pid, kept.given_ns() / 1000);
+  return kept.since();
+}
+
 void HostHypervisor::set_tracking(const std::string& uuid, bool on) {
   const std::string path = config_.uffd_record_path(uuid);
   auto record = load_uffd_record(path);

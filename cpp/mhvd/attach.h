@@ -40,6 +40,8 @@ class HostHypervisor : public Hypervisor {
   std::optional<Attachment> attach_memory(const Domain& domain) override;
   void start_paused(const Domain& domain) override;
   void destroy(const Domain& domain) noexcept override;
+  protocol::ClockMoment keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
+                                   std::chrono::nanoseconds lost_max) override;
   void tracking_is_on(const std::string& uuid) override;
   void tracking_is_off(const std::string& uuid) override;
 

@@ -27,6 +27,10 @@ constexpr auto kDetachTimeout = 10s;
 constexpr auto kLastWords = 1s;
 constexpr auto kFarAway = std::chrono::hours(1);
 constexpr off_t kRunStateBytes = 4096;
+constexpr auto kClockEvery = 100ms;
+// Pauses are told from outside, and not those of moments that were given up.
+constexpr auto kPauseTolerance = 50ms;
+constexpr int kPauseFactor = 4;
 
 // Worth another try without anything having changed.
 bool passes(Code code) { return code == Code::kUnavailable || code == Code::kBusy || code == Code::kGone; }
@@ -65,6 +69,7 @@ void Guest::run() {
     Clock::time_point until = Clock::now() + kAttachRetry;
     try {
       until = step();
+      until = std::min(until, keep_clock());
     } catch (const std::exception& error) {
       spdlog::error("guest {}: {}", label(), error.what());
     }
@@ -272,7 +277,11 @@ void Guest::bring_up(const Domain& domain) {
     reported_.clear_message();
     phase_ = Phase::kUp;
     failure_.reset();
+    reported_.clear_paused_us();
   }
+  clock_.Clear();
+  clock_paused_us_ = 0;
+  clock_due_ = {};
   protocol::WorkerCommand command;
   *command.mutable_guest_up() = std::move(fresh->up);
   std::vector<int> fds;
@@ -309,6 +318,30 @@ void Guest::hand_over_memory(const Domain& domain, WorkerProcess& worker) {
   std::vector<int> fds;
   for (const Fd& fd : memory->fds) fds.push_back(fd.get());
   worker.send(command, fds);
+}
+
+// Not at once after each pause: it stops QEMU's main thread for a moment, and takes the broker a process.
+Guest::Clock::time_point Guest::keep_clock() {
+  constexpr Clock::time_point kNotNow = Clock::time_point::max();
+  std::uint64_t paused_us;
+  {
+    const std::lock_guard lock(mutex_);
+    paused_us = reported_.paused_us();
+    if (!attachment_ || facts_.accelerator() != "kvm" || (clock_.host_ns() != 0 && paused_us == clock_paused_us_)) return kNotNow;
+  }
+  if (Clock::now() < clock_due_) return clock_due_;
+  clock_due_ = Clock::now() + kClockEvery;
+  try {
+    const std::chrono::microseconds lost(paused_us - std::min(paused_us, clock_paused_us_));
+    clock_ = hypervisor_.keep_clock(attachment_->process, clock_, kPauseFactor * lost + kPauseTolerance);
+    if (std::exchange(clock_fails_, false)) spdlog::info("guest {}: its clock is kept again", label());
+  } catch (const Error& error) {
+    if (!std::exchange(clock_fails_, true)) spdlog::warn("guest {}: its clock does not get its pauses back: {}", label(), error.what());
+    if (!passes(error.code())) clock_due_ = kNotNow;
+    return clock_due_;
+  }
+  clock_paused_us_ = paused_us;
+  return kNotNow;
 }
 
 void Guest::take_down(const std::string& reason, bool detach) {
@@ -369,6 +402,7 @@ void Guest::on_report(const protocol::WorkerReport& report) {
       reported_ = report.status();
       const bool same_qemu = reported_.qemu_pid() == 0 || reported_.qemu_pid() == facts_.qemu_pid();
       tracking = reported_.state() == "attached" && phase_ == Phase::kUp && same_qemu;
+      if (facts_.accelerator() == "kvm") ::eventfd_write(wake_.get(), 1);  // its clock
     } else if (report.has_reply() && report.reply().id() == 0) {
       // About no request: why this worker is about to end.
       const protocol::Error& error = report.reply().error();

@@ -93,6 +93,7 @@ class Guest {
   void failed_to_attach(const Error& error);
   void settle(std::unique_lock<std::mutex>& lock);
   void update_conf(const Domain& domain);
+  Clock::time_point keep_clock();  // returns when to call it again
   bool wait_for_worker_state(std::unique_lock<std::mutex>& lock, std::chrono::seconds timeout, bool up);
   void send_hold();
   void on_report(const protocol::WorkerReport& report);
@@ -110,8 +111,12 @@ class Guest {
   Clock::time_point respawn_at_{};
   Clock::time_point spawned_at_{};
   Clock::duration respawn_delay_;
-  Clock::time_point look_at_{};  // the next look at the domain when nothing wakes us
-  Fd failed_qemu_;               // of the one that could not be attached: its end is worth a look
+  Clock::time_point look_at_{};        // the next look at the domain when nothing wakes us
+  protocol::ClockMoment clock_;        // of a guest on KVM: when its clock was right
+  std::uint64_t clock_paused_us_ = 0;  // what it was paused for until it was set right last
+  Clock::time_point clock_due_{};
+  bool clock_fails_ = false;
+  Fd failed_qemu_;  // of the one that could not be attached: its end is worth a look
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

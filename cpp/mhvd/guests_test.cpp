@@ -62,6 +62,7 @@ class FakeHypervisor : public Hypervisor {
     Attachment out;
     out.process = *which.process;
     out.own_monitor = true;
+    out.up.set_kvm(kvm);
     out.up.set_uffd_is_new(!tracking);
     out.fds.push_back(Fd::memory("fake"));
     return out;
@@ -90,6 +91,31 @@ class FakeHypervisor : public Hypervisor {
     tracking = false;
   }
 
+  protocol::ClockMoment keep_clock(const ProcessId&, const protocol::ClockMoment& since, std::chrono::nanoseconds lost_max) override {
+    const std::lock_guard lock(mutex_);
+    clocks_.push_back({since.host_ns(), lost_max});
+    if (clocks_fail_) throw Error(Code::kBusy, "QEMU is in no system call");
+    protocol::ClockMoment out;
+    out.set_host_ns(since.host_ns() != 0 ? since.host_ns() : 7);
+    return out;
+  }
+
+  struct ClockCall {
+    std::int64_t since = 0;
+    std::chrono::nanoseconds lost_max;
+  };
+  std::vector<ClockCall> wait_for_clocks(std::size_t count) {
+    for (int i = 0; i < 2000; ++i, ::usleep(5000)) {
+      const std::lock_guard lock(mutex_);
+      if (clocks_.size() >= count) return clocks_;
+    }
+    throw Error(Code::kInternal, "the clock is not kept");
+  }
+  void let_clocks_fail(bool fail) {
+    const std::lock_guard lock(mutex_);
+    clocks_fail_ = fail;
+  }
+
   void set_process(std::optional<ProcessId> process) {
     const std::lock_guard lock(mutex_);
     domain.process = process;
@@ -99,6 +125,9 @@ class FakeHypervisor : public Hypervisor {
   Domain domain{kUuid, "s1", std::nullopt};
   bool refuses = false;
   bool breaks = false;
+  bool kvm = false;
+  std::vector<ClockCall> clocks_;
+  bool clocks_fail_ = false;
   std::unique_ptr<FakeQemu> qemu;
   bool tracking = false;
 };
@@ -229,6 +258,37 @@ TEST_F(GuestsTest, SeesTheEndOfAQemuThatItCouldNotAttach) {
   wait_for_state("failed");
   qemu.reset();  // and nobody tells
   wait_for_state("stopped");
+}
+
+TEST_F(GuestsTest, AClockOnKvmGetsItsPausesBack) {
+  const FakeQemu qemu;
+  host_.kvm = true;
+  host_.set_process(qemu.id());
+  attach();
+  EXPECT_EQ(host_.wait_for_clocks(1).at(0).since, 0);  // right as it is
+  create("pause");
+  const auto second = host_.wait_for_clocks(2).at(1);
+  EXPECT_EQ(second.since, 7);
+  EXPECT_GE(second.lost_max, std::chrono::milliseconds(2));
+  EXPECT_LT(second.lost_max, std::chrono::milliseconds(100));
+  host_.let_clocks_fail(true);
+  create("pause");
+  const std::size_t tried = host_.wait_for_clocks(4).size();  // again and again
+  host_.let_clocks_fail(false);
+  EXPECT_EQ(host_.wait_for_clocks(tried + 1).back().since, 7);
+  const std::size_t before = host_.wait_for_clocks(0).size();
+  create("die");
+  create("after");
+  EXPECT_EQ(host_.wait_for_clocks(before + 1).back().since, 0);  // the new worker counts from nothing
+}
+
+TEST_F(GuestsTest, AClockUnderTcgIsLeftAlone) {
+  const FakeQemu qemu;
+  host_.set_process(qemu.id());
+  attach();
+  create("pause");
+  create("after");
+  EXPECT_TRUE(host_.wait_for_clocks(0).empty());
 }
 
 TEST_F(GuestsTest, KnowsItsGuestsAgainAfterARestart) {

@@ -1,6 +1,7 @@
 // What a guest of mhvd asks of its host. attach.h implements it with libvirt and the broker; tests with less.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -44,6 +45,10 @@ class Hypervisor {
   // Starts a shut-off guest without letting it run; kNotFound when libvirt has no definition of it.
   virtual void start_paused(const Domain& domain) = 0;
   virtual void destroy(const Domain& domain) noexcept = 0;
+  // Gives the clock of a guest on KVM back what it lost since `since` (broker/inject.h), `lost_max` at most; returns the moment to
+  // name the next time.
+  virtual protocol::ClockMoment keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
+                                           std::chrono::nanoseconds lost_max) = 0;
   // The worker has set up written-page tracking in the QEMU last attached: the next attach goes on with it.
   virtual void tracking_is_on(const std::string& uuid) = 0;
   // The worker has ended it there.

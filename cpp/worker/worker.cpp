@@ -269,6 +269,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     }
     throw;
   }
+  paused_us_ = 0;
   const std::optional<store::CheckpointInfo> newest = store_->newest();
   epoch_ = newest ? newest->epoch : 0;
   start_pace();
@@ -339,6 +340,7 @@ store::CheckpointInfo Worker::create(const std::string& name, bool automatic, co
   spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
               "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
               info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);
+  paused_us_ += info.pause_us;
   if (info.parent.empty()) compact_soon();  // it was stored quickly, and is to be stored densely
   report("attached");
   return info;
@@ -398,6 +400,7 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
                    : fmt::format("the last restore failed: {}", error.what()));
     throw;
   }
+  paused_us_ += result.pause_us;
   spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written,
                result.pause_us);
   report("attached");
@@ -459,6 +462,7 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_state(state);
   out.set_message(message);
   out.set_epoch(epoch_);
+  out.set_paused_us(paused_us_);
   if (const std::string current = state_.current(); store_->contains(current)) out.set_current(current);
   out.set_checkpoints(static_cast<std::uint32_t>(store_->count()));
   out.set_store_bytes(store_->bytes_on_disk());

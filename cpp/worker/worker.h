@@ -128,6 +128,7 @@ class Worker {
   std::unique_ptr<checkpoint::Checkpointer> checkpointer_;
   std::optional<Holding> held_;
   std::uint64_t epoch_ = 0;
+  std::uint64_t paused_us_ = 0;  // since the guest was attached
   checkpoint::Pace pace_;
   Clock::time_point thinned_;
   Clock::time_point next_compaction_;

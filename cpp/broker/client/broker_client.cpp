@@ -125,6 +125,18 @@ Fd BrokerClient::connect_monitor(const std::string& path) {
   return std::move(call(request, 1, &reply)[0]);
 }
 
+protocol::KeptClock BrokerClient::keep_clock(int pid, std::uint64_t start_time, const protocol::ClockMoment& since,
+                                             std::uint64_t lost_ns_max) {
+  protocol::BrokerRequest request;
+  protocol::BrokerReply reply;
+  auto* body = request.mutable_keep_clock();
+  name_process(body->mutable_process(), pid, start_time);
+  *body->mutable_since() = since;
+  body->set_lost_ns_max(lost_ns_max);
+  call(request, 0, &reply);
+  return reply.clock();
+}
+
 bool BrokerClient::ping() noexcept {
   try {
     protocol::BrokerRequest request;

@@ -12,6 +12,8 @@
 namespace mhv::protocol {
 class BrokerRequest;
 class BrokerReply;
+class ClockMoment;
+class KeptClock;
 }  // namespace mhv::protocol
 
 namespace mhv {
@@ -46,6 +48,8 @@ class BrokerClient {
   Fd take_uffd(int pid, std::uint64_t start_time, int number);
   // QEMU's own monitor, a socket directly in <run-dir>/qmp/.
   Fd connect_monitor(const std::string& path);
+  // Gives a KVM guest's clock back what it lost since `since`, `lost_ns_max` at most (broker/inject.h). kNotFound: it is not on KVM.
+  protocol::KeptClock keep_clock(int pid, std::uint64_t start_time, const protocol::ClockMoment& since, std::uint64_t lost_ns_max);
   bool ping() noexcept;
 
  private:

@@ -2,6 +2,7 @@
 //   checkpoint_create name "die"     ends in the middle
 //                     name "broken"  says kPermission about no request, then ends
 //                     name "refuse"  is refused with kNoSpace
+//                     name "pause"   says first that the guest stood still for 2 ms more
 //                     anything else  one progress, then a checkpoint of that name
 //   forget            of a guest named "unreadable" is answered as checkpoint_create of "broken" is
 //   checkpoint_restore of the zero UUID is refused with kCorrupt
@@ -50,6 +51,12 @@ void create(std::uint64_t id, const std::string& name) {
   if (name == "broken") cannot_serve();
   if (name == "refuse") return fail(id, Code::kNoSpace, "full");
   protocol::WorkerReport out;
+  if (name == "pause") {
+    static std::uint64_t paused_us = 0;
+    out.mutable_status()->set_state("attached");
+    out.mutable_status()->set_paused_us(paused_us += 2000);
+    report(out);
+  }
   out.mutable_reply()->set_id(id);
   out.mutable_reply()->mutable_progress()->set_stage("copying memory");
   report(out);
