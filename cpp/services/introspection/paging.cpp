@@ -1,0 +1,63 @@
+#include "introspection/paging.h"
+
+#include <algorithm>
+
+#include "base/units.h"
+
+namespace mhv::introspection {
+namespace {
+
+constexpr unsigned kTableShift = 9;
+constexpr std::uint64_t kPresent = 1, kLarge = 1u << 7;
+
+bool is_canonical(GuestVirt at, int levels) {
+  const unsigned unused = 64 - (kPageShift + kTableShift * static_cast<unsigned>(levels));
+  const auto value = static_cast<std::int64_t>(at.value);
+  return static_cast<std::int64_t>(at.value << unused) >> unused == value;
+}
+
+}  // namespace
+
+std::optional<GuestPhys> AddressSpace::translate(GuestVirt at) const {
+  if (!is_canonical(at, levels_)) return std::nullopt;
+  GuestPhys table = root_;
+  for (int level = levels_;; --level) {
+    const unsigned shift = kPageShift + kTableShift * static_cast<unsigned>(level - 1);
+    const std::uint64_t slot = (at.value >> shift) & ((1u << kTableShift) - 1);
+    const auto entry = introspection::read_as<std::uint64_t>(*memory_, table + slot * sizeof(std::uint64_t));
+    if (!entry || (*entry & kPresent) == 0) return std::nullopt;
+    if (level == 1 || (level <= 3 && (*entry & kLarge) != 0)) {
+      const std::uint64_t inside = (std::uint64_t{1} << shift) - 1;
+      return GuestPhys{(*entry & kAddressBits & ~inside) | (at.value & inside)};
+    }
+    table = GuestPhys{*entry & kAddressBits};
+  }
+}
+
+bool AddressSpace::read(GuestVirt at, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const std::size_t some = std::min<std::uint64_t>(out.size(), kPageSize - at.value % kPageSize);
+    const auto there = translate(at);
+    if (!there || !memory_->read(*there, out.first(some))) return false;
+    at = at + some;
+    out = out.subspan(some);
+  }
+  return true;
+}
+
+std::optional<std::string> AddressSpace::read_string(GuestVirt at, std::size_t max) const {
+  std::string text;
+  while (text.size() < max) {
+    const std::size_t before = text.size(), some = std::min<std::uint64_t>(max - before, kPageSize - at.value % kPageSize);
+    text.resize(before + some);
+    if (!read(at, std::as_writable_bytes(std::span(text).subspan(before)))) return std::nullopt;
+    if (const std::size_t end = text.find('\0', before); end != std::string::npos) {
+      text.resize(end);
+      return text;
+    }
+    at = at + some;
+  }
+  return text;
+}
+
+}  // namespace mhv::introspection

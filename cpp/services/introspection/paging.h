@@ -1,0 +1,40 @@
+// The page tables of x86-64 (Intel SDM volume 3, 4.5): four or five levels, pages of 4 KiB, 2 MiB and 1 GiB.
+#pragma once
+
+#include <string>
+
+#include "introspection/memory.h"
+
+namespace mhv::introspection {
+
+// Thread-safe: it keeps nothing. `memory` outlives it.
+class AddressSpace {
+ public:
+  // `root`: CR3, whose low bits are ignored. `five_levels`: CR4.LA57.
+  AddressSpace(const PhysicalMemory& memory, std::uint64_t root, bool five_levels)
+      : memory_(&memory), root_{root & kAddressBits}, levels_(five_levels ? 5 : 4) {}
+
+  // nullopt: not mapped, not canonical, or a table is not in RAM.
+  std::optional<GuestPhys> translate(GuestVirt at) const;
+  // False: not all of it is there.
+  bool read(GuestVirt at, std::span<std::byte> out) const;
+  // Up to the first zero byte, or `max` bytes without one; nullopt: not there.
+  std::optional<std::string> read_string(GuestVirt at, std::size_t max) const;
+
+  template <typename T>
+  std::optional<T> read_as(GuestVirt at) const {
+    static_assert(std::is_trivially_copyable_v<T>);
+    T value;
+    if (!read(at, std::as_writable_bytes(std::span(&value, 1)))) return std::nullopt;
+    return value;
+  }
+
+ private:
+  static constexpr std::uint64_t kAddressBits = 0x000f'ffff'ffff'f000;
+
+  const PhysicalMemory* memory_;
+  GuestPhys root_;
+  int levels_;
+};
+
+}  // namespace mhv::introspection

@@ -1,0 +1,41 @@
+// The processes of a guest, as its kernel lists them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "introspection/kernel.h"
+
+namespace mhv::introspection {
+
+inline constexpr std::size_t kProcessesMax = 1u << 22;  // PID_MAX_LIMIT
+
+struct Process {
+  std::int32_t pid = 0, parent = 0;
+  std::string name;     // comm: at most 15 bytes
+  std::string command;  // its arguments with spaces between them, at most 4 KiB; "": a kernel thread, or swapped out
+  bool kernel_thread = false;
+  GuestVirt task;  // its task_struct
+};
+
+// Thread-safe. The Kernel outlives it.
+class Processes {
+ public:
+  // Throws kUnsupported.
+  explicit Processes(const Kernel& kernel);
+
+  // In the order of their start. Of a guest that runs the list may change meanwhile: then it is walked again, a few times. Throws
+  // kBusy when it never held together: it changes too fast, or was tampered with.
+  std::vector<Process> list() const;
+
+ private:
+  std::optional<std::vector<Process>> walk() const;
+  std::optional<Process> read(GuestVirt task) const;
+  std::string command_of(GuestVirt mm) const;
+
+  const Kernel& kernel_;
+  GuestVirt first_;
+  std::uint32_t tasks_, pid_, parent_, comm_, mm_, arg_start_, arg_end_, pgd_;
+};
+
+}  // namespace mhv::introspection
