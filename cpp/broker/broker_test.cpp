@@ -270,6 +270,7 @@ TEST_F(BrokerTest, OpensTheFileBehindSharedRam) {
   EXPECT_EQ(info.st_size, 64 << 20);
   EXPECT_EQ(::fcntl(file.get(), F_GETFL) & O_ACCMODE, O_RDWR);
   const BrokerClient::GuestFds fds = client_->open_guest(qemu().pid(), start);
+  qemu().command("{\"execute\":\"stop\"}");  // its firmware writes there
   std::array<std::byte, 4096> by_file{}, by_memory{};
   pread_all(file.get(), by_file, 0xf0000, "ram");  // the firmware's copy
   pread_all(fds.mem.get(), by_memory, ram.start + 0xf0000, "ram");
