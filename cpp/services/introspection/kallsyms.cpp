@@ -71,39 +71,62 @@ std::optional<Tokens> tokens_around(Bytes part, std::size_t digits) {
   return expected == length ? std::optional(out) : std::nullopt;
 }
 
+// Names that lead to every marker.
 struct Names {
   std::size_t begin = 0;  // of num_syms
-  std::string text;
-  std::vector<std::uint32_t> starts;  // of each symbol in `text`
+  std::uint32_t count = 0;
 };
 
-// num_syms at `at`, and all that follows it. `walk`: so many names may be looked at still.
-std::optional<Names> names_at(Bytes part, std::size_t at, const Tokens& tokens, std::size_t& walk) {
+// The number of tokens at `place`, which then stands behind it; 0: no name begins there.
+std::size_t length_at(Bytes part, std::size_t& place, std::size_t end) {
+  if (place >= end) return 0;
+  std::size_t length = byte_at(part, place++);
+  if ((length & 0x80) != 0) {
+    if (place >= end) return 0;
+    length = (length & 0x7f) | std::size_t{byte_at(part, place++)} << 7;
+  }
+  return length <= kSymbolBytesMax && end - place >= length ? length : 0;
+}
+
+// num_syms at `at`. `walk`: so many names may be looked at still.
+std::optional<Names> names_at(Bytes part, std::size_t at, std::size_t end, std::size_t& walk) {
   const auto count = load<std::uint32_t>(part, at);
   if (!count || *count < kSymbolsMin || *count > kSymbolsMax || load<std::uint32_t>(part, at + 4) != 0u) return std::nullopt;
-  Names out;
-  out.begin = at;
-  const std::size_t names = at + 8;
   std::vector<std::uint32_t> markers;
-  std::size_t place = names;
+  std::size_t place = at + 8;
   for (std::uint32_t symbol = 0; symbol < *count; ++symbol) {
-    if (symbol % kMarkerEvery == 0) markers.push_back(static_cast<std::uint32_t>(place - names));
-    if (place >= tokens.begin || walk-- == 0 || out.text.size() > kNamesBytesMax) return std::nullopt;
-    std::size_t length = byte_at(part, place++);
-    if ((length & 0x80) != 0) {
-      if (place >= tokens.begin) return std::nullopt;
-      length = (length & 0x7f) | std::size_t{byte_at(part, place++)} << 7;
-    }
-    if (length == 0 || length > kSymbolBytesMax || tokens.begin - place < length) return std::nullopt;
-    out.starts.push_back(static_cast<std::uint32_t>(out.text.size()));
-    for (const std::size_t end = place + length; place < end; ++place) out.text += tokens.text[byte_at(part, place)];
-    const std::size_t bytes = out.text.size() - out.starts.back();
-    const auto type = static_cast<unsigned char>(out.text[std::min<std::size_t>(out.starts.back(), out.text.size() - 1)]);
-    if (bytes < 2 || bytes > kSymbolBytesMax || std::isalpha(type) == 0) return std::nullopt;
-    out.text += '\0';
+    if (symbol % kMarkerEvery == 0) markers.push_back(static_cast<std::uint32_t>(place - at - 8));
+    if (walk == 0) return std::nullopt;
+    --walk;
+    const std::size_t length = length_at(part, place, end);
+    if (length == 0) return std::nullopt;
+    place += length;
   }
   for (std::size_t i = 0; i < markers.size(); ++i) {
     if (load<std::uint32_t>(part, aligned(place) + i * sizeof(std::uint32_t)) != markers[i]) return std::nullopt;
+  }
+  return Names{at, *count};
+}
+
+struct Texts {
+  std::string text;                   // each with its type before it and a zero byte behind
+  std::vector<std::uint32_t> starts;  // of each symbol
+};
+
+std::optional<Texts> expand(Bytes part, const Names& names, const Tokens& tokens) {
+  constexpr std::size_t kUsualBytes = 24;
+  Texts out;
+  out.text.reserve(names.count * kUsualBytes);
+  out.starts.reserve(names.count);
+  std::size_t place = names.begin + 8;
+  for (std::uint32_t symbol = 0; symbol < names.count; ++symbol) {
+    const std::size_t start = out.text.size();
+    if (start > kNamesBytesMax) return std::nullopt;
+    for (std::size_t left = length_at(part, place, tokens.begin); left != 0; --left) out.text += tokens.text[byte_at(part, place++)];
+    const std::size_t bytes = out.text.size() - start;
+    if (bytes < 2 || bytes > kSymbolBytesMax || std::isalpha(static_cast<unsigned char>(out.text[start])) == 0) return std::nullopt;
+    out.starts.push_back(static_cast<std::uint32_t>(start));
+    out.text += '\0';
   }
   return out;
 }
@@ -111,7 +134,7 @@ std::optional<Names> names_at(Bytes part, std::size_t at, const Tokens& tokens, 
 std::optional<Names> names_before(Bytes part, const Tokens& tokens, std::size_t& walk) {
   for (std::size_t at = tokens.begin & ~std::size_t{7}; at >= 8 && walk > kSymbolsMin;) {
     at -= 8;
-    if (auto names = names_at(part, at, tokens, walk)) return names;
+    if (const auto names = names_at(part, at, tokens.begin, walk)) return names;
   }
   return std::nullopt;
 }
@@ -135,7 +158,7 @@ std::optional<std::vector<GuestVirt>> addresses_at(Bytes part, std::size_t at, s
 }
 
 std::optional<std::vector<GuestVirt>> addresses(Bytes part, const Names& names, const Tokens& tokens) {
-  const std::size_t count = names.starts.size(), bytes = aligned(count * sizeof(std::int32_t));
+  const std::size_t count = names.count, bytes = aligned(count * sizeof(std::int32_t));
   if (names.begin >= bytes + 8) {
     if (auto found = addresses_at(part, names.begin - 8 - bytes, names.begin - 8, count)) return found;
   }
@@ -153,14 +176,15 @@ std::optional<Kallsyms> Kallsyms::parse(Bytes part) {
        digits = text.find(kAllDigits, digits + 1)) {
     const auto tokens = tokens_around(part, digits);
     if (!tokens) continue;
-    auto names = names_before(part, *tokens, walk);
+    const auto names = names_before(part, *tokens, walk);
     if (!names) continue;
     const auto where = addresses(part, *names, *tokens);
-    if (!where) continue;
+    auto texts = where ? expand(part, *names, *tokens) : std::nullopt;
+    if (!texts) continue;
     Kallsyms out;
-    out.names_ = std::move(names->text);
+    out.names_ = std::move(texts->text);
     out.entries_.reserve(where->size());
-    for (std::size_t i = 0; i < where->size(); ++i) out.entries_.push_back({(*where)[i], names->starts[i]});
+    for (std::size_t i = 0; i < where->size(); ++i) out.entries_.push_back({(*where)[i], texts->starts[i]});
     out.index_names();
     return out;
   }

@@ -36,7 +36,7 @@ Kernel::Parts Kernel::find(const PhysicalMemory& memory, const Paging& paging) {
       const auto at = one.symbols.find("linux_banner"), root = one.symbols.find("init_top_pgt");
       const auto root_phys = root ? space.translate(*root) : std::nullopt;
       if (!at || !root_phys) continue;
-      const AddressSpace own(memory, root_phys->value, paging.five_levels);
+      const AddressSpace own(memory, root_phys->at.value, paging.five_levels);
       auto banner = own.read_string(*at, kBannerBytesMax);
       if (!banner || !banner->starts_with(kBannerBegins)) continue;
       if (banner->ends_with('\n')) banner->pop_back();
@@ -64,7 +64,7 @@ Kernel::Kernel(Parts parts)
 std::optional<AddressSpace> Kernel::space_of(GuestVirt root) const {
   const auto phys = space_.translate(root);
   if (!phys) return std::nullopt;
-  return AddressSpace(*memory_, phys->value, five_levels_);
+  return AddressSpace(*memory_, phys->at.value, five_levels_);
 }
 
 GuestVirt Kernel::symbol(std::string_view name) const {

@@ -18,7 +18,7 @@ bool is_canonical(GuestVirt at, int levels) {
 
 }  // namespace
 
-std::optional<GuestPhys> AddressSpace::translate(GuestVirt at) const {
+std::optional<AddressSpace::Mapping> AddressSpace::translate(GuestVirt at) const {
   if (!is_canonical(at, levels_)) return std::nullopt;
   GuestPhys table = root_;
   for (int level = levels_;; --level) {
@@ -28,7 +28,7 @@ std::optional<GuestPhys> AddressSpace::translate(GuestVirt at) const {
     if (!entry || (*entry & kPresent) == 0) return std::nullopt;
     if (level == 1 || (level <= 3 && (*entry & kLarge) != 0)) {
       const std::uint64_t inside = (std::uint64_t{1} << shift) - 1;
-      return GuestPhys{(*entry & kAddressBits & ~inside) | (at.value & inside)};
+      return Mapping{{(*entry & kAddressBits & ~inside) | (at.value & inside)}, inside + 1};
     }
     table = GuestPhys{*entry & kAddressBits};
   }
@@ -36,9 +36,39 @@ std::optional<GuestPhys> AddressSpace::translate(GuestVirt at) const {
 
 bool AddressSpace::read(GuestVirt at, std::span<std::byte> out) const {
   while (!out.empty()) {
-    const std::size_t some = std::min<std::uint64_t>(out.size(), kPageSize - at.value % kPageSize);
     const auto there = translate(at);
-    if (!there || !memory_->read(*there, out.first(some))) return false;
+    if (!there) return false;
+    const std::size_t some = std::min<std::uint64_t>(out.size(), there->page_bytes - at.value % there->page_bytes);
+    if (!memory_->read(there->at, out.first(some))) return false;
+    at = at + some;
+    out = out.subspan(some);
+  }
+  return true;
+}
+
+// Large pages are known by 2 MiB.
+const Look::Known* Look::find(GuestVirt at) {
+  constexpr std::uint64_t kLargeBytes = 2 << 20;
+  Known& small = small_[at.value / kPageSize % kKnown];
+  Known& large = large_[at.value / kLargeBytes % kKnown];
+  for (const Known* known : {&large, &small}) {
+    if (at.value - known->first < known->bytes) return known;
+  }
+  const auto there = space_.translate(at);
+  if (!there) return nullptr;
+  const std::uint64_t bytes = std::min(there->page_bytes, kLargeBytes), inside = at.value % bytes;
+  Known& out = bytes == kLargeBytes ? large : small;
+  out = {at.value - inside, bytes, {there->at.value - inside}};
+  return &out;
+}
+
+bool Look::read(GuestVirt at, std::span<std::byte> out) {
+  while (!out.empty()) {
+    const Known* const known = find(at);
+    if (known == nullptr) return false;
+    const std::uint64_t inside = at.value - known->first;
+    const std::size_t some = std::min<std::uint64_t>(out.size(), known->bytes - inside);
+    if (!space_.memory().read(known->at + inside, out.first(some))) return false;
     at = at + some;
     out = out.subspan(some);
   }

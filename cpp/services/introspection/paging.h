@@ -1,6 +1,7 @@
 // The page tables of x86-64 (Intel SDM volume 3, 4.5): four or five levels, pages of 4 KiB, 2 MiB and 1 GiB.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "introspection/memory.h"
@@ -15,11 +16,18 @@ class AddressSpace {
       : memory_(&memory), root_{root & kAddressBits}, levels_(five_levels ? 5 : 4) {}
 
   // nullopt: not mapped, not canonical, or a table is not in RAM.
-  std::optional<GuestPhys> translate(GuestVirt at) const;
+  struct Mapping {
+    GuestPhys at;
+    std::uint64_t page_bytes = 0;  // of the page around it
+  };
+  std::optional<Mapping> translate(GuestVirt at) const;
   // False: not all of it is there.
   bool read(GuestVirt at, std::span<std::byte> out) const;
   // Up to the first zero byte, or `max` bytes without one; nullopt: not there.
   std::optional<std::string> read_string(GuestVirt at, std::size_t max) const;
+
+  // What stands behind `at` in memory.
+  const PhysicalMemory& memory() const { return *memory_; }
 
   template <typename T>
   std::optional<T> read_as(GuestVirt at) const {
@@ -35,6 +43,25 @@ class AddressSpace {
   const PhysicalMemory* memory_;
   GuestPhys root_;
   int levels_;
+};
+
+// An AddressSpace for one look: what it translated it knows until then. Not thread-safe; `space` outlives it.
+class Look {
+ public:
+  explicit Look(const AddressSpace& space) : space_(space) {}
+
+  bool read(GuestVirt at, std::span<std::byte> out);
+
+ private:
+  static constexpr std::size_t kKnown = 64;
+  struct Known {
+    std::uint64_t first = 1, bytes = 0;  // of the guest's addresses
+    GuestPhys at;
+  };
+  const Known* find(GuestVirt at);
+
+  const AddressSpace& space_;
+  std::array<Known, kKnown> small_, large_;
 };
 
 }  // namespace mhv::introspection

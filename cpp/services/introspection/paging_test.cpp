@@ -26,19 +26,19 @@ TEST(Paging, PagesOfAllSizes) {
   tables.map(0x7fff'1234'5000, 0x40'3000, 4, 1);
   tables.map(0xffff'8880'0000'0000, 0, 4, 3);
   const AddressSpace space(tables.memory, 0x1000 | 0x18, false);
-  EXPECT_EQ(space.translate({0xffff'ffff'8012'3456}), GuestPhys{0x32'3456});
-  EXPECT_EQ(space.translate({0x7fff'1234'5678}), GuestPhys{0x40'3678});
-  EXPECT_EQ(space.translate({0xffff'8880'3fff'ffff}), GuestPhys{0x3fff'ffff});
-  EXPECT_EQ(space.translate({0xffff'8880'4000'0000}), std::nullopt);
-  EXPECT_EQ(space.translate({0x7fff'1234'6000}), std::nullopt);
-  EXPECT_EQ(space.translate({0x0000'8000'0000'0000}), std::nullopt) << "is not canonical";
+  EXPECT_EQ(space.translate({0xffff'ffff'8012'3456})->at, GuestPhys{0x32'3456});
+  EXPECT_EQ(space.translate({0x7fff'1234'5678})->at, GuestPhys{0x40'3678});
+  EXPECT_EQ(space.translate({0xffff'8880'3fff'ffff})->at, GuestPhys{0x3fff'ffff});
+  EXPECT_FALSE(space.translate({0xffff'8880'4000'0000}));
+  EXPECT_FALSE(space.translate({0x7fff'1234'6000}));
+  EXPECT_FALSE(space.translate({0x0000'8000'0000'0000})) << "is not canonical";
 }
 
 TEST(Paging, FiveLevels) {
   Mapped tables;
   tables.map(0xff11'0000'0000'0000, 0x40'0000, 5, 1);
-  EXPECT_EQ(AddressSpace(tables.memory, 0x1000, true).translate({0xff11'0000'0000'0010}), GuestPhys{0x40'0010});
-  EXPECT_EQ(AddressSpace(tables.memory, 0x1000, false).translate({0xff11'0000'0000'0010}), std::nullopt);
+  EXPECT_EQ(AddressSpace(tables.memory, 0x1000, true).translate({0xff11'0000'0000'0010})->at, GuestPhys{0x40'0010});
+  EXPECT_FALSE(AddressSpace(tables.memory, 0x1000, false).translate({0xff11'0000'0000'0010}));
 }
 
 TEST(Paging, ReadsOverPagesThatLieApart) {
@@ -60,10 +60,10 @@ TEST(Paging, ReadsOverPagesThatLieApart) {
 TEST(Paging, TablesThatLie) {
   TestMemory memory(1 << 20);
   memory.put(0x1000, std::uint64_t{0x1000 | kPresentBit});
-  EXPECT_EQ(AddressSpace(memory, 0x1000, false).translate({0}), GuestPhys{0x1000}) << "it ends";
+  EXPECT_EQ(AddressSpace(memory, 0x1000, false).translate({0})->at, GuestPhys{0x1000}) << "it ends";
   memory.put(0x1008, std::uint64_t{0x7fff'ffff'f000 | kPresentBit});
-  EXPECT_EQ(AddressSpace(memory, 0x1000, false).translate({std::uint64_t{1} << 39}), std::nullopt);
-  EXPECT_EQ(AddressSpace(memory, ~std::uint64_t{0}, true).translate({0}), std::nullopt);
+  EXPECT_FALSE(AddressSpace(memory, 0x1000, false).translate({std::uint64_t{1} << 39}));
+  EXPECT_FALSE(AddressSpace(memory, ~std::uint64_t{0}, true).translate({0}));
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <unordered_map>
 
 #include "base/error.h"
 
@@ -11,6 +13,7 @@ namespace {
 constexpr int kWalks = 5;
 constexpr std::size_t kCommandBytesMax = 4096;
 constexpr std::size_t kNameBytes = 16;
+constexpr std::uint32_t kTaskBytesMax = 64 << 10;
 
 struct ListHead {
   GuestVirt next, prev;
@@ -27,66 +30,104 @@ Processes::Processes(const Kernel& kernel)
       parent_(kernel.offset("task_struct", "real_parent")),
       comm_(kernel.offset("task_struct", "comm")),
       mm_(kernel.offset("task_struct", "mm")),
+      begin_(std::min({tasks_, pid_, parent_, comm_, mm_})),
+      bytes_(std::max({tasks_, pid_, parent_, comm_, mm_}) + static_cast<std::uint32_t>(sizeof(ListHead)) - begin_),
       arg_start_(kernel.offset("mm_struct", "arg_start")),
       arg_end_(kernel.offset("mm_struct", "arg_end")),
-      pgd_(kernel.offset("mm_struct", "pgd")) {}
+      pgd_(kernel.offset("mm_struct", "pgd")) {
+  if (bytes_ > kTaskBytesMax) {
+    throw Error(Code::kUnsupported,
+                "the guest's kernel says that a process takes " + std::to_string(bytes_) + " bytes and more: " + kernel.banner(),
+                "its BTF was tampered with, or it is no Debian kernel");
+  }
+}
+
+// One time through the list. Each process is one read of memory, its command a few more.
+class Processes::Walk {
+ public:
+  explicit Walk(const Processes& processes) : p_(processes), look_(p_.kernel_.space()), part_(p_.bytes_) {}
+
+  // nullopt: a link did not lead back, so the list was changed, or is no list.
+  std::optional<std::vector<Process>> run() {
+    std::vector<Process> out;
+    const GuestVirt head = p_.first_ + p_.tasks_;
+    if (!read(p_.first_)) return std::nullopt;
+    for (GuestVirt at = head;;) {
+      const auto links = field<ListHead>(p_.tasks_);
+      if (!read({links.next.value - p_.tasks_}) || field<ListHead>(p_.tasks_).prev != at) return std::nullopt;
+      at = links.next;
+      if (at == head) break;
+      if (out.size() == kProcessesMax) return std::nullopt;
+      out.push_back(process({at.value - p_.tasks_}));
+    }
+    for (std::size_t i = 0; i < out.size(); ++i) out[i].parent = pid_of(parents_[i]);
+    return out;
+  }
+
+ private:
+  bool read(GuestVirt task) { return look_.read(task + p_.begin_, part_); }
+
+  // Of the task that was read last.
+  template <typename T>
+  T field(std::uint32_t offset) const {
+    T value;
+    std::memcpy(&value, part_.data() + (offset - p_.begin_), sizeof value);
+    return value;
+  }
+
+  Process process(GuestVirt task) {
+    static_assert(kNameBytes <= sizeof(ListHead));
+    const auto name = field<std::array<char, kNameBytes>>(p_.comm_);
+    const auto mm = field<GuestVirt>(p_.mm_);
+    Process out;
+    out.pid = field<std::int32_t>(p_.pid_);
+    out.name.assign(name.begin(), std::find(name.begin(), name.end(), '\0'));
+    out.kernel_thread = mm.value == 0;
+    out.task = task;
+    parents_.push_back(field<GuestVirt>(p_.parent_));
+    pids_.emplace(task.value, out.pid);
+    if (!out.kernel_thread) out.command = command_of(mm);
+    return out;
+  }
+
+  // A parent may be a thread, which is in no list of processes. 0: nobody.
+  std::int32_t pid_of(GuestVirt task) {
+    const auto known = pids_.find(task.value);
+    if (known != pids_.end()) return known->second;
+    std::int32_t pid = 0;
+    return look_.read(task + p_.pid_, std::as_writable_bytes(std::span(&pid, 1))) ? pid : 0;
+  }
+
+  template <typename T>
+  bool read_into(GuestVirt at, T& value) {
+    return look_.read(at, std::as_writable_bytes(std::span(&value, 1)));
+  }
+
+  // The process's own memory: it can have written anything there, and its pages may not be in RAM.
+  std::string command_of(GuestVirt mm) {
+    GuestVirt start, end, root;
+    if (!read_into(mm + p_.arg_start_, start) || !read_into(mm + p_.arg_end_, end) || !read_into(mm + p_.pgd_, root) || end <= start)
+      return {};
+    const auto space = p_.kernel_.space_of(root);
+    std::string text(std::min<std::uint64_t>(end - start, kCommandBytesMax), '\0');
+    if (!space || !space->read(start, std::as_writable_bytes(std::span(text)))) return {};
+    while (text.ends_with('\0')) text.pop_back();
+    std::ranges::replace(text, '\0', ' ');
+    return text;
+  }
+
+  const Processes& p_;
+  Look look_;
+  std::vector<std::byte> part_;
+  std::vector<GuestVirt> parents_;
+  std::unordered_map<std::uint64_t, std::int32_t> pids_;
+};
 
 std::vector<Process> Processes::list() const {
   for (int tries = 0; tries < kWalks; ++tries) {
-    if (auto found = walk()) return std::move(*found);
+    if (auto found = Walk(*this).run()) return std::move(*found);
   }
   throw Error(Code::kBusy, "the guest's list of processes does not hold together", "look at a checkpoint: its list stands still");
-}
-
-// nullopt: a link did not lead back, so the list was changed, or is no list.
-std::optional<std::vector<Process>> Processes::walk() const {
-  std::vector<Process> out;
-  const GuestVirt head = first_ + tasks_;
-  GuestVirt at = head;
-  for (;;) {
-    const auto links = kernel_.space().read_as<ListHead>(at);
-    if (!links) return std::nullopt;
-    const auto next = kernel_.space().read_as<ListHead>(links->next);
-    if (!next || next->prev != at) return std::nullopt;
-    at = links->next;
-    if (at == head) return out;
-    if (out.size() == kProcessesMax) return std::nullopt;
-    auto process = read({at.value - tasks_});
-    if (!process) return std::nullopt;
-    out.push_back(std::move(*process));
-  }
-}
-
-std::optional<Process> Processes::read(GuestVirt task) const {
-  const AddressSpace& space = kernel_.space();
-  const auto pid = space.read_as<std::int32_t>(task + pid_);
-  const auto parent = space.read_as<GuestVirt>(task + parent_);
-  const auto mm = space.read_as<GuestVirt>(task + mm_);
-  std::array<char, kNameBytes> name{};
-  if (!pid || !parent || !mm || !space.read(task + comm_, std::as_writable_bytes(std::span(name)))) return std::nullopt;
-  const auto parent_pid = space.read_as<std::int32_t>(*parent + pid_);
-  if (!parent_pid) return std::nullopt;
-  Process out;
-  out.pid = *pid;
-  out.parent = *parent_pid;
-  out.name.assign(name.begin(), std::find(name.begin(), name.end(), '\0'));
-  out.kernel_thread = mm->value == 0;
-  if (!out.kernel_thread) out.command = command_of(*mm);
-  out.task = task;
-  return out;
-}
-
-// The process's own memory: it can have written anything there, and its pages may not be in RAM.
-std::string Processes::command_of(GuestVirt mm) const {
-  const auto start = kernel_.space().read_as<GuestVirt>(mm + arg_start_), end = kernel_.space().read_as<GuestVirt>(mm + arg_end_);
-  const auto root = kernel_.space().read_as<GuestVirt>(mm + pgd_);
-  if (!start || !end || !root || *end <= *start) return {};
-  const auto space = kernel_.space_of(*root);
-  std::string text(std::min<std::uint64_t>(*end - *start, kCommandBytesMax), '\0');
-  if (!space || !space->read(*start, std::as_writable_bytes(std::span(text)))) return {};
-  while (text.ends_with('\0')) text.pop_back();
-  std::ranges::replace(text, '\0', ' ');
-  return text;
 }
 
 }  // namespace mhv::introspection

@@ -29,13 +29,13 @@ class Processes {
   std::vector<Process> list() const;
 
  private:
-  std::optional<std::vector<Process>> walk() const;
-  std::optional<Process> read(GuestVirt task) const;
-  std::string command_of(GuestVirt mm) const;
+  class Walk;
 
   const Kernel& kernel_;
   GuestVirt first_;
-  std::uint32_t tasks_, pid_, parent_, comm_, mm_, arg_start_, arg_end_, pgd_;
+  std::uint32_t tasks_, pid_, parent_, comm_, mm_;  // in a task_struct
+  std::uint32_t begin_, bytes_;                     // the part of it in which they are
+  std::uint32_t arg_start_, arg_end_, pgd_;         // in an mm_struct
 };
 
 }  // namespace mhv::introspection
