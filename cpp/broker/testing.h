@@ -3,7 +3,9 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/kvm.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -105,6 +107,15 @@ inline Fd connect_when_ready(const std::string& path, const Child& child) {
 inline gid_t group_of(const char* path) {
   struct stat file {};
   return ::stat(path, &file) == 0 ? file.st_gid : kNobody;
+}
+
+// Whether a process of /dev/kvm's group can make a machine here. That a guest would run in it is not asked.
+inline bool kvm_makes_machines() {
+  struct stat file {};
+  constexpr mode_t kBoth = S_IRGRP | S_IWGRP;
+  const Fd device = Fd::own(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!device || ::fstat(device.get(), &file) != 0 || (file.st_mode & kBoth) != kBoth) return false;
+  return static_cast<bool>(Fd::own(::ioctl(device.get(), KVM_CREATE_VM, 0)));
 }
 
 // A guest of 64 MiB shared memory that runs its firmware, as an unprivileged user, with two monitors: one of the test, and

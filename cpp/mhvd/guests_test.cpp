@@ -328,6 +328,7 @@ TEST_F(GuestsTest, AHoldOutlivesTheWorker) {
   ask(request);
   wait_for_state("held");
   create("die");
+  for (int i = 0; i < 2000 && status().worker_restarts() == 0; ++i) ::usleep(5000);  // until then it is held by the one that died
   wait_for_state("held");
   EXPECT_EQ(status().message(), "live migration");
   request.mutable_release()->set_guest("s1");

@@ -36,6 +36,6 @@ def test_pauses_cost_no_time(make_guest, engine, host):
     host.virsh("resume", guest.name)
     engine.create(guest.name)
     engine.create(guest.name)
-    time.sleep(1)
+    time.sleep(1)  # in which it would be given back, if it were
     assert behind(guest) - before > SUSPENDED_S / 2
     guest.assert_whole()

@@ -234,6 +234,7 @@ constexpr std::uint64_t kSpotEvery = 128 << 10;  // an offsets table is 250 KiB 
 constexpr std::size_t kSpotOffsets = 32;
 constexpr std::uint64_t kAround = 6 << 20;  // of such a spot: more than the tables of any kernel
 constexpr std::size_t kPartsMax = 64;       // read so closely
+constexpr std::size_t kFoundMax = 4;        // a kernel and those of a few boots before
 
 // Slowly growing numbers, or, where negative ones are relative, slowly falling ones.
 bool may_be_offsets(const std::array<std::int32_t, kSpotOffsets>& spot) {
@@ -254,7 +255,8 @@ std::vector<FoundKallsyms> find_kallsyms(const PhysicalMemory& memory) {
   std::vector<FoundKallsyms> found;
   std::size_t parts = 0;
   for (const PhysRange& range : memory.ranges()) {
-    for (std::uint64_t at = 0; at + sizeof(std::int32_t) * kSpotOffsets <= range.bytes && parts < kPartsMax; at += kSpotEvery) {
+    for (std::uint64_t at = 0; at + sizeof(std::int32_t) * kSpotOffsets <= range.bytes && parts < kPartsMax && found.size() < kFoundMax;
+         at += kSpotEvery) {
       std::array<std::int32_t, kSpotOffsets> spot;
       if (!memory.read(range.start + at, std::as_writable_bytes(std::span(spot))) || !may_be_offsets(spot)) continue;
       ++parts;

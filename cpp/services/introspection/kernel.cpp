@@ -9,6 +9,7 @@ namespace mhv::introspection {
 namespace {
 
 constexpr std::size_t kBannerBytesMax = 512;
+constexpr const char* kTried = "Debian's kernel 6.1 has it; if this one ought to, it was tampered with";
 constexpr std::string_view kBannerBegins = "Linux version ";
 // With page table isolation a process has two roots, side by side; the kernel's own is the lower one.
 constexpr std::uint64_t kUserRoot = 1u << 12;
@@ -69,13 +70,13 @@ std::optional<AddressSpace> Kernel::space_of(GuestVirt root) const {
 
 GuestVirt Kernel::symbol(std::string_view name) const {
   if (const auto at = symbols_.find(name)) return *at;
-  throw Error(Code::kUnsupported, "the guest's kernel has no " + std::string(name) + ": " + banner_, "see doc/introspection.rst");
+  throw Error(Code::kUnsupported, "the guest's kernel has no " + std::string(name) + ": " + banner_, kTried);
 }
 
 std::uint32_t Kernel::offset(std::string_view structure, std::string_view member) const {
   if (const auto field = types_.field(structure, member)) return field->offset;
   throw Error(Code::kUnsupported, "the guest's kernel has no " + std::string(structure) + "." + std::string(member) + ": " + banner_,
-              "see doc/introspection.rst");
+              kTried);
 }
 
 }  // namespace mhv::introspection

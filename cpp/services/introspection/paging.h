@@ -29,14 +29,6 @@ class AddressSpace {
   // What stands behind `at` in memory.
   const PhysicalMemory& memory() const { return *memory_; }
 
-  template <typename T>
-  std::optional<T> read_as(GuestVirt at) const {
-    static_assert(std::is_trivially_copyable_v<T>);
-    T value;
-    if (!read(at, std::as_writable_bytes(std::span(&value, 1)))) return std::nullopt;
-    return value;
-  }
-
  private:
   static constexpr std::uint64_t kAddressBits = 0x000f'ffff'ffff'f000;
 

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kWalks = 5;
 constexpr std::size_t kCommandBytesMax = 4096;
+constexpr std::size_t kCommandsBytesMax = 64u << 20;  // of all: a list may be made so that its structures overlap
 constexpr std::size_t kNameBytes = 16;
 constexpr std::uint32_t kTaskBytesMax = 64 << 10;
 
@@ -108,11 +109,13 @@ class Processes::Walk {
     GuestVirt start, end, root;
     if (!read_into(mm + p_.arg_start_, start) || !read_into(mm + p_.arg_end_, end) || !read_into(mm + p_.pgd_, root) || end <= start)
       return {};
+    if (commands_bytes_ > kCommandsBytesMax) return {};
     const auto space = p_.kernel_.space_of(root);
     std::string text(std::min<std::uint64_t>(end - start, kCommandBytesMax), '\0');
     if (!space || !space->read(start, std::as_writable_bytes(std::span(text)))) return {};
     while (text.ends_with('\0')) text.pop_back();
     std::ranges::replace(text, '\0', ' ');
+    commands_bytes_ += text.size();
     return text;
   }
 
@@ -120,6 +123,7 @@ class Processes::Walk {
   Look look_;
   std::vector<std::byte> part_;
   std::vector<GuestVirt> parents_;
+  std::size_t commands_bytes_ = 0;
   std::unordered_map<std::uint64_t, std::int32_t> pids_;
 };
 

@@ -12,8 +12,9 @@ inline constexpr std::size_t kProcessesMax = 1u << 22;  // PID_MAX_LIMIT
 
 struct Process {
   std::int32_t pid = 0, parent = 0;
-  std::string name;     // comm: at most 15 bytes
-  std::string command;  // its arguments with spaces between them, at most 4 KiB; "": a kernel thread, or swapped out
+  std::string name;  // comm: at most 15 bytes
+  std::string
+      command;  // its arguments with spaces between them, at most 4 KiB; "": a kernel thread, swapped out, or behind 64 MiB of others
   bool kernel_thread = false;
   GuestVirt task;  // its task_struct
 };

@@ -3,7 +3,7 @@
 
 #include <gmock/gmock.h>
 
-#include "base/error.h"
+#include "base/code_of_test.h"
 #include "introspection/testing.h"
 
 namespace mhv::introspection {
@@ -91,16 +91,6 @@ class TestKernel {
   Tables tables_;
   std::size_t count_ = 0;
 };
-
-Code code_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    EXPECT_FALSE(error.hint().empty()) << error.what();
-    return error.code();
-  }
-  return Code::kInternal;
-}
 
 TEST(KernelTest, IsFound) {
   const TestKernel made;
