@@ -1,0 +1,99 @@
+// Two rings in shared memory between the engine and a layer, one for each direction; each has one producer and one consumer.
+//
+//   +--------------------------+ 0
+//   | magic, ABI, ring bytes   |
+//   | ring 0: produced, consumed, sleeps      (engine -> layer), each in a cache line of its own
+//   | ring 1: produced, consumed, sleeps      (layer -> engine)
+//   +--------------------------+ 4096
+//   | bytes of ring 0          |   a record: u32 payload bytes, u16 type, u16 flags, u64 id, payload, up to a multiple of 16
+//   +--------------------------+
+//   | bytes of ring 1          |
+//   +--------------------------+
+//
+// `produced` and `consumed` count bytes for ever. Invariant: each side writes its own index only, keeps a private copy of it, and
+// believes the other's only as far as 0 <= produced - consumed <= ring bytes; a record is copied out before anything in it is looked
+// at. So the worst that a hostile peer can do is to end the channel (kCorrupt) or to say nonsense.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "ring/abi.h"
+
+namespace mhv::ring {
+
+inline constexpr std::uint32_t kRingBytes = 1 << 20;  // each; a power of two
+inline constexpr std::size_t kChannelBytes = 4096 + 2 * std::size_t{kRingBytes};
+
+struct Message {
+  Type type{};
+  std::uint16_t flags = 0;
+  std::uint64_t id = 0;
+  std::vector<std::byte> payload;
+};
+
+enum class Side { kEngine, kLayer };
+
+// What one side is given: the memory, the eventfd that wakes it, and the one that wakes the other.
+struct Ends {
+  Fd memory, wakes_me, wakes_peer;
+};
+// A new channel: the memory is sealed against a change of its size, so a peer cannot make an access to it fail.
+struct NewChannel {
+  Ends engine, layer;
+};
+NewChannel make_channel();
+
+// One side of a channel. Not thread-safe, but sending and receiving may be done by two threads.
+class Channel {
+ public:
+  // Throws kCorrupt: that is no channel, or one of another ABI. `ends` without eventfds: nobody is ever woken, both sides poll.
+  Channel(Ends ends, Side side);
+  ~Channel();
+
+  // False: it does not fit now. Throws kTooLarge above kPayloadMax, kCorrupt: the peer forged its index.
+  bool send(Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags = 0);
+  // False: it did not fit until `deadline`.
+  bool send_until(std::chrono::steady_clock::time_point deadline, Type type, std::uint64_t id, std::span<const std::byte> payload,
+                  std::uint16_t flags = 0);
+  // A text in as many parts as it takes.
+  bool send_text(std::chrono::steady_clock::time_point deadline, Type type, std::uint64_t id, std::string_view text);
+
+  // nullopt: nothing is there. Throws kCorrupt.
+  std::optional<Message> receive();
+  // nullopt: nothing came until `deadline`. Looks again and again for `spin` before it sleeps.
+  std::optional<Message> receive_until(std::chrono::steady_clock::time_point deadline,
+                                       std::chrono::microseconds spin = std::chrono::microseconds(20));
+  // To wait for together with other descriptors: call want_wake() first, and receive() until it has nothing when it is readable.
+  int wake_fd() const;
+  // False: something is there already.
+  bool want_wake();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+// Puts texts that came in parts together, of several types and ids at once. Throws kTooLarge beyond kTextMax in all.
+class TextParts {
+ public:
+  // The whole text, when this was its last part.
+  std::optional<std::string> add(const Message& message);
+
+ private:
+  struct Part {
+    Type type;
+    std::uint64_t id;
+    std::string text;
+  };
+  std::vector<Part> parts_;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace mhv::ring
