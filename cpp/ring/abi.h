@@ -4,8 +4,8 @@
 //   engine -> layer      kHello, then per epoch kEpoch; kPacket, kEvent, kRequest, kBytes, kStop
 //   layer -> engine      kReady, then per epoch kEpochDone; kVerdict, kEvent, kAlert, kAnswer, kAsk, kRead, kLog
 //
-//   kHello       JSON {"abi", "guest": uuid, "name", "layer", "configuration": {...}, "memory": [{"start", "bytes", "descriptor"}]}:
-//                RAM by guest-physical address; its descriptor, opened for reading, or -1: to be asked for by kRead
+//   kHello       JSON {"abi", "guest": uuid, "name", "layer", "configuration": {...}, "memory": [{"start", "bytes", "descriptor",
+//                "offset"}]}: RAM by guest-physical address; where it is in a descriptor that is open for reading, or -1: ask by kRead
 //   kReady       JSON {"abi", "name", "version"}
 //   kEpoch       Epoch, then Vcpu[vcpus], then PageRange[written]: only what was claimed
 //   kEpochDone   u64 number
