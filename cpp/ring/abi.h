@@ -28,7 +28,7 @@ namespace mhv::ring {
 
 inline constexpr std::uint32_t kAbi = 1;
 inline constexpr std::size_t kPayloadMax = 128 << 10;
-inline constexpr std::size_t kTextMax = 16 << 20;  // of one text in parts
+inline constexpr std::size_t kTextMax = 3 << 20;  // of one text in parts
 inline constexpr std::size_t kReadMax = 64 << 10;
 
 enum class Type : std::uint16_t {
