@@ -60,7 +60,7 @@ struct Vcpu {
   std::uint64_t idt_base = 0, gdt_base = 0;
   std::uint32_t idt_limit = 0, gdt_limit = 0;
 };
-static_assert(sizeof(Vcpu) == 136 && offsetof(Vcpu, cr3) == 48 && offsetof(Vcpu, lstar) == 72);
+static_assert(sizeof(Vcpu) == 136 && offsetof(Vcpu, cr3) == 40 && offsetof(Vcpu, lstar) == 72);
 
 struct PageRange {
   std::uint64_t start = 0, bytes = 0;  // guest-physical

@@ -13,6 +13,10 @@
 // `produced` and `consumed` count bytes for ever. Invariant: each side writes its own index only, keeps a private copy of it, and
 // believes the other's only as far as 0 <= produced - consumed <= ring bytes; a record is copied out before anything in it is looked
 // at. So the worst that a hostile peer can do is to end the channel (kCorrupt) or to say nonsense.
+//
+// Who finds nothing sets `sleeps` and looks once more before it sleeps; who produced clears it and wakes. Wakes are bytes in a socket
+// pair: unlike those of an eventfd, neither end's flags are the other's, so no peer can make a wake block; and a peer that ended is
+// noticed.
 #pragma once
 
 #include <chrono>
@@ -21,6 +25,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/fd.h"
@@ -30,6 +35,7 @@ namespace mhv::ring {
 
 inline constexpr std::uint32_t kRingBytes = 1 << 20;  // each; a power of two
 inline constexpr std::size_t kChannelBytes = 4096 + 2 * std::size_t{kRingBytes};
+inline constexpr std::size_t kChannelFileBytes = 4 << 20;  // a power of two, as a PCI BAR is; the rest of it is never touched
 
 struct Message {
   Type type{};
@@ -40,7 +46,7 @@ struct Message {
 
 enum class Side { kEngine, kLayer };
 
-// What one side is given: the memory, the eventfd that wakes it, and the one that wakes the other.
+// What one side is given: the memory, what wakes it, and what wakes the other. The latter two are one socket here.
 struct Ends {
   Fd memory, wakes_me, wakes_peer;
 };
@@ -49,30 +55,37 @@ struct NewChannel {
   Ends engine, layer;
 };
 NewChannel make_channel();
+// Makes an empty channel of memory that is there, before anyone uses it: that of a service VM's device.
+void begin_channel(const Fd& memory);
 
 // One side of a channel. Not thread-safe, but sending and receiving may be done by two threads.
 class Channel {
  public:
-  // Throws kCorrupt: that is no channel, or one of another ABI. `ends` without eventfds: nobody is ever woken, both sides poll.
+  // Without what wakes, nobody is ever woken, and both sides poll. Throws kCorrupt: that is no channel, this side of it was used
+  // before, or, on the engine's side, its size could change; kVersion: of another ABI.
   Channel(Ends ends, Side side);
   ~Channel();
 
-  // False: it does not fit now. Throws kTooLarge above kPayloadMax, kCorrupt: the peer forged its index.
+  // False: it does not fit now. Throws kInvalid above kPayloadMax, kCorrupt: the peer forged its index.
   bool send(Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags = 0);
   // False: it did not fit until `deadline`.
   bool send_until(std::chrono::steady_clock::time_point deadline, Type type, std::uint64_t id, std::span<const std::byte> payload,
                   std::uint16_t flags = 0);
-  // A text in as many parts as it takes.
+  // A text in as many parts as it takes. False: the rest of it will never come, so the channel is of no further use.
   bool send_text(std::chrono::steady_clock::time_point deadline, Type type, std::uint64_t id, std::string_view text);
 
   // nullopt: nothing is there. Throws kCorrupt.
   std::optional<Message> receive();
-  // nullopt: nothing came until `deadline`. Looks again and again for `spin` before it sleeps.
+  // False: nothing is there. Into a message whose memory is used again.
+  bool receive(Message& into);
+  // nullopt: nothing came until `deadline`. Looks again and again for `spin` before it sleeps. Throws kGone: the peer ended, and
+  // all that it had sent was received.
   std::optional<Message> receive_until(std::chrono::steady_clock::time_point deadline,
                                        std::chrono::microseconds spin = std::chrono::microseconds(20));
-  // To wait for together with other descriptors: call want_wake() first, and receive() until it has nothing when it is readable.
+  // To wait for together with other descriptors: want_wake() first, and when this is readable receive() until it has nothing; then
+  // want_wake() again. -1: both sides poll.
   int wake_fd() const;
-  // False: something is there already.
+  // False: something is there already. Throws kGone, as receive_until().
   bool want_wake();
 
  private:
@@ -80,7 +93,7 @@ class Channel {
   std::unique_ptr<Impl> impl_;
 };
 
-// Puts texts that came in parts together, of several types and ids at once. Throws kTooLarge beyond kTextMax in all.
+// Puts texts that came in parts together, of several types and ids at once. Throws kInvalid beyond kTextMax in all, or too many at once.
 class TextParts {
  public:
   // The whole text, when this was its last part.
