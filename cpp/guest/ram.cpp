@@ -94,7 +94,11 @@ const RamBlock& Ram::block_of_range(PageNo page, std::uint64_t bytes) const {
 void Ram::read(PageRange range, std::span<std::byte> out) const {
   const RamBlock& block = block_of_range(range.first, std::uint64_t{range.count} << kPageShift);
   if (out.size() != std::uint64_t{range.count} << kPageShift) throw Error(Code::kInvalid, "the buffer does not have the size of the pages");
-  const std::uint64_t offset = std::uint64_t{range.first.value - block.first.value} << kPageShift;
+  read(block, std::uint64_t{range.first.value - block.first.value} << kPageShift, out);
+}
+
+void Ram::read(const RamBlock& block, std::uint64_t offset, std::span<std::byte> out) const {
+  if (offset > block.bytes || out.size() > block.bytes - offset) throw Error(Code::kInvalid, "beyond the end of RAM block " + block.name);
   transfer_all(block, offset, out.size(), "read",
                [&](std::size_t done, off_t at) { return ::pread(block.fd, out.data() + done, out.size() - done, at); });
 }

@@ -66,6 +66,8 @@ class Ram {
 
   // Reads without allocating holes of a shared file. The range may not cross a block. kGone when QEMU ended.
   void read(PageRange range, std::span<std::byte> out) const;
+  // From a place in one of blocks().
+  void read(const RamBlock& block, std::uint64_t offset, std::span<std::byte> out) const;
   // Whole pages. A shared block is written through its file, which the Tracker does not see: reset() it, or count the
   // pages written, afterwards.
   void write(PageNo page, std::span<const std::byte> data);

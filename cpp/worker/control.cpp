@@ -15,10 +15,10 @@ std::optional<Command> Control::receive() {
   return command;
 }
 
-void Control::send(const protocol::WorkerReport& report) noexcept {
+void Control::send(const protocol::WorkerReport& report, std::span<const int> fds) noexcept {
   try {
     const std::lock_guard lock(sending_);
-    send_frame(socket_.get(), report.SerializeAsString());
+    send_frame(socket_.get(), report.SerializeAsString(), fds);
   } catch (const std::exception& error) {
     spdlog::debug("mhvd does not listen: {}", error.what());
   }

@@ -3,6 +3,7 @@
 
 #include <mutex>
 #include <optional>
+#include <span>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -23,7 +24,7 @@ class Control {
   // nullopt: mhvd is gone.
   std::optional<Command> receive();
   // What mhvd no longer reads is dropped: a worker without mhvd ends by itself.
-  void send(const protocol::WorkerReport& report) noexcept;
+  void send(const protocol::WorkerReport& report, std::span<const int> fds = {}) noexcept;
   void reply(std::uint64_t request, protocol::Reply reply) noexcept;
   void fail(std::uint64_t request, const Error& error) noexcept;
   void progress(std::uint64_t request, const char* stage, std::uint64_t done, std::uint64_t total) noexcept;

@@ -60,7 +60,7 @@ checkpoint::RollbackResult Worker::roll_back(const protocol::CheckpointRestore& 
 // When there is something to do that nobody asks for. Automatic checkpoints begin after a fill, and a fill's end waits for the end
 // of a hold.
 Worker::Clock::time_point Worker::wake_at() const {
-  if (!filler_) return std::min(pace_.due(), next_compaction_);
+  if (!filler_) return std::min({pace_.due(), next_compaction_, layers_.due()});
   return filler_->filled() && held_ ? held_->until : Clock::time_point::max();
 }
 
@@ -90,6 +90,7 @@ void Worker::end_fill() {
     spdlog::info("guest {} ({}): all memory is there, {} pages filled", name_, guest_, filler_->pages());
   }
   filler_.reset();
+  layers_.guest_up(*live_, *lineage_);
   report("attached");
 }
 

@@ -45,7 +45,9 @@ Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& r
       store_path_(start.store_path()),
       options_(start.options()),
       state_(run_state),
-      store_(open_store(start)) {
+      store_(open_store(start)),
+      layers_(control, layers_owner()) {
+  layers_.configure({start.layers().begin(), start.layers().end()});
   report("stopped");
 }
 
@@ -88,11 +90,15 @@ void Worker::dispatch(Command command) {
       break;
     case Kind::kReadAhead: enqueue([this, id = command.message.read_ahead()] { read_ahead(id); }); break;
     case Kind::kOptions:
-      enqueue([this, options = command.message.options().options()] {
+      enqueue([this, options = command.message.options().options(), layers = command.message.options().layers()] {
         options_ = options;
+        layers_.configure({layers.begin(), layers.end()});
         if (live_) live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
         start_pace();
       });
+      break;
+    case Kind::kLayerEnded:
+      enqueue([this, end = command.message.layer_ended()] { layers_.ended(end.name(), end.generation(), end.reason()); });
       break;
     case Kind::kRequest: dispatch(command.message.request(), std::move(command.fds)); break;
     default: spdlog::warn("guest {} ({}): mhvd sent a command that this worker does not know", name_, guest_);
@@ -104,6 +110,7 @@ void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
   switch (request.body_case()) {
     case Kind::kCheckpointList: list(request); break;
     case Kind::kCheckpointShow: show(request); break;
+    case Kind::kLayerCall: layers_.call(request.id(), request.layer_call()); break;
     case Kind::kCheckpointCreate: enqueue(request, [this, request] { return create(request); }); break;
     case Kind::kCheckpointRestore: enqueue(request, [this, request] { return restore(request); }); break;
     case Kind::kCheckpointVerify: enqueue(request, [this, request] { return verify(request); }); break;
@@ -223,6 +230,7 @@ std::optional<Worker::Task> Worker::next_task() {
   if (closing_) return std::nullopt;
   if (filler_) return [this] { on_fill_change(); };
   if (pace_.due() <= Clock::now()) return [this] { take_automatic_checkpoint(); };
+  if (layers_.due() <= Clock::now()) return [this] { tick_layers(); };
   return [this] { compact(); };
 }
 
@@ -277,11 +285,13 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
                live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
   if (filler_) filler_->prefetch();
   report("attached");
+  if (!filler_) layers_.guest_up(*live_, *lineage_);
   on_fill_change();  // all may have been there before the guest was
 }
 
 // What waits for a page is served on.
 void Worker::drop_live() {
+  layers_.guest_down();
   checkpointer_.reset();
   disk_points_.reset();
   mark_.reset();
@@ -401,6 +411,7 @@ protocol::Reply Worker::restore(const protocol::Request& request) {
     throw;
   }
   paused_us_ += result.pause_us;
+  layers_.all_written();
   spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written,
                result.pause_us);
   report("attached");
@@ -469,6 +480,7 @@ void Worker::report(const std::string& state, const std::string& message) {
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());
   if (filler_) out.set_filling(filler_->checkpoint());
+  for (protocol::LayerStatus& layer : layers_.status()) *out.add_layers() = std::move(layer);
   control_.send(report);
 }
 

@@ -22,6 +22,7 @@
 #include "checkpoint/run_state.h"
 #include "store/store.h"
 #include "worker/control.h"
+#include "worker/layers.h"
 
 namespace mhv::worker {
 
@@ -90,6 +91,11 @@ class Worker {
   protocol::Reply stat();
   protocol::Reply compact_now(const protocol::Request& request);
 
+  // --- engine thread: the guest's layers (layer_work.cpp)
+  Layers::Owner layers_owner();
+  void tick_layers();
+  void act_for_layer(const std::string& layer, const std::string& action, const std::string& reason);
+
   // --- engine thread: memory that comes page by page (filling.cpp)
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
   void make_filler(guest::MissingPages memory, const std::string& id);
@@ -133,6 +139,7 @@ class Worker {
   Clock::time_point thinned_;
   Clock::time_point next_compaction_;
   std::string state_name_ = "stopped";
+  Layers layers_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -6,6 +6,7 @@
 // everything is read again.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -23,6 +24,9 @@ class Lineage {
     if (!fresh_tracker && !state.base().empty()) base_ = state.base();
   }
 
+  // Others who want to know of every page that was written: each is named by one call; nullptr: all may have been.
+  void on_written(std::function<void(const std::vector<PageRange>*)> tell) { tell_ = std::move(tell); }
+
   const std::optional<std::string>& base() const { return base_; }
   const PageSet& unsaved() const { return unsaved_; }
 
@@ -35,6 +39,7 @@ class Lineage {
     } else {
       tracker.reset();
       unsaved_.add_all();
+      if (tell_) tell_(nullptr);
     }
     return unsaved_;
   }
@@ -63,12 +68,14 @@ class Lineage {
  private:
   void add(const std::vector<PageRange>& pages, PageSet* also) {
     unsaved_.add(pages);
+    if (tell_) tell_(&pages);
     if (also != nullptr) also->add(pages);
   }
 
   RunState& state_;
   std::optional<std::string> base_;
   PageSet unsaved_;
+  std::function<void(const std::vector<PageRange>*)> tell_;
 };
 
 }  // namespace mhv::checkpoint
