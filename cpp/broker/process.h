@@ -36,8 +36,9 @@ class QemuProcess {
 
   // A file of the process's /proc folder: "maps", "pagemap", "mem".
   Fd open(const char* name, int flags) const;
-  // The file behind the writable shared mapping [start, end), read-write. kNotFound: no such mapping. kPermission: not RAM.
-  Fd open_mapping(std::uint64_t start, std::uint64_t end) const;
+  // The file behind the writable shared mapping [start, end). `flags`: O_RDWR or O_RDONLY. kNotFound: no such mapping. kPermission: not
+  // RAM.
+  Fd open_mapping(std::uint64_t start, std::uint64_t end, int flags) const;
   // A copy of descriptor `number` of the process. kNotFound: it has none of that number.
   Fd copy_fd(int number) const;
   // The lowest number of a descriptor that links to `text` ("anon_inode:kvm-vm"). kNotFound: it has none.

@@ -162,7 +162,7 @@ Fd QemuProcess::open(const char* name, int flags) const {
   return Fd::own(number);
 }
 
-Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end) const {
+Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end, int flags) const {
   const std::string range = fmt::format("{:x}-{:x}", start, end);
   const std::string name = "map_files/" + range;
   // A path handle first: opening the file for good may have effects, and the mapping may change between two looks.
@@ -184,7 +184,7 @@ Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end) const {
   if (!maps_shared_writable(maps, start, end, file.st_ino)) {
     throw Error(Code::kPermission, fmt::format("mapping {} of process {} is not shared and writable", range, pid_));
   }
-  return Fd::open(fmt::format("/proc/self/fd/{}", handle.get()), O_RDWR);
+  return Fd::open(fmt::format("/proc/self/fd/{}", handle.get()), flags);
 }
 
 Fd QemuProcess::copy_fd(int number) const {

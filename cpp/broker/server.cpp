@@ -198,7 +198,7 @@ std::vector<Fd> Server::answer(const protocol::BrokerRequest& request, protocol:
     case Body::kOpenMapping: {
       const auto& body = request.open_mapping();
       *what = fmt::format("{} {:x}-{:x}", name_of("open mapping", body.process()), body.start(), body.end());
-      return one(named(body.process()).open_mapping(body.start(), body.end()));
+      return one(named(body.process()).open_mapping(body.start(), body.end(), body.read_only() ? O_RDONLY : O_RDWR));
     }
     case Body::kInjectUffd: {
       const auto& body = request.inject_uffd();

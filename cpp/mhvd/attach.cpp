@@ -178,6 +178,7 @@ void HostHypervisor::add_blocks(const Domain& domain, const std::string& text, c
     block.set_read_only(plan.block.read_only);
     block.set_shared(plan.shared);
     block.set_fd_offset(plan.fd_offset);
+    out.mappings.emplace_back(plan.shared ? plan.map_start : 0, plan.shared ? plan.map_end : 0);
     if (plan.shared) {
       block.set_fd(push(out.fds, broker_.open_mapping(domain.process->pid, domain.process->start_time, plan.map_start, plan.map_end)));
     } else {
@@ -244,6 +245,10 @@ std::optional<Attachment> HostHypervisor::attach_memory(const Domain& domain) {
   out.up.set_qemu_pid(domain.process->pid);
   out.up.set_qemu_start_time(domain.process->start_time);
   return out;
+}
+
+Fd HostHypervisor::open_memory(const ProcessId& process, std::pair<std::uint64_t, std::uint64_t> mapping) {
+  return broker_.open_mapping(process.pid, process.start_time, mapping.first, mapping.second, true);
 }
 
 protocol::ClockMoment HostHypervisor::keep_clock(const ProcessId& process, const protocol::ClockMoment& since,

@@ -38,6 +38,7 @@ class HostHypervisor : public Hypervisor {
   void check(const Domain& domain, const protocol::ServiceOptions& options) override;
   Attachment attach(const Domain& domain, const protocol::ServiceOptions& options) override;
   std::optional<Attachment> attach_memory(const Domain& domain) override;
+  Fd open_memory(const ProcessId& process, std::pair<std::uint64_t, std::uint64_t> mapping) override;
   void start_paused(const Domain& domain) override;
   void destroy(const Domain& domain) noexcept override;
   protocol::ClockMoment keep_clock(const ProcessId& process, const protocol::ClockMoment& since,

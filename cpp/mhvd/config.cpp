@@ -25,6 +25,9 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--libvirt-uri", config.libvirt_uri, "libvirt of this host")->capture_default_str();
   app.add_option("--libvirt-run-dir", config.libvirt_run_dir, "where libvirt keeps qemu/NAME.pid")->capture_default_str();
   app.add_option("--worker", config.worker, "the mhv-worker program; default: beside mhvd");
+  app.add_option("--jail", config.jail, "the mhv-jail program; default: beside mhvd");
+  app.add_option("--layer-folder", config.layer_folders,
+                 "folder of layers' packages, may be repeated; default: layers/ beside mhvd, and layers/ in the state folder");
   app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
   app.add_option("--store-key-file", config.store_key_file,
                  "32 random bytes: checkpoints of guests that have none yet are encrypted with it; made by: openssl rand -out FILE 32");
@@ -38,6 +41,8 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
       throw CLI::ValidationError("--refuse-plain-stores", "needs --store-key-file");
     }
     if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
+    if (config.jail.empty()) config.jail = beside_this_program("mhv-jail");
+    if (config.layer_folders.empty()) config.layer_folders = {beside_this_program("layers"), config.state_dir + "/layers"};
     out.run = true;
   } catch (const CLI::ParseError& error) {
     out.exit_code = app.exit(error) == 0 ? 0 : 2;

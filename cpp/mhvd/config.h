@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "keys/key.h"
 
@@ -13,7 +14,9 @@ struct Config {
   std::string state_dir = "/var/lib/nova-mhv";
   std::string libvirt_uri = "qemu:///system";
   std::string libvirt_run_dir = "/run/libvirt";
-  std::string worker;  // program; "": mhv-worker beside this one
+  std::string worker;                      // program; "": mhv-worker beside this one
+  std::string jail;                        // program; "": mhv-jail beside this one
+  std::vector<std::string> layer_folders;  // of packages; none: layers/ beside this program, and that of installed ones
   std::string user = "nova-mhv";
   std::string log_level = "info";
   std::string store_key_file;  // "": stores are not encrypted

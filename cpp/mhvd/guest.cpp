@@ -31,14 +31,21 @@ constexpr auto kClockEvery = 100ms;
 // Pauses are told from outside, and not those of moments that were given up.
 constexpr auto kPauseTolerance = 50ms;
 constexpr int kPauseFactor = 4;
+constexpr std::size_t kAlertsMax = 1000;
 
 // Worth another try without anything having changed.
 bool passes(Code code) { return code == Code::kUnavailable || code == Code::kBusy || code == Code::kGone; }
 
 }  // namespace
 
-Guest::Guest(const Config& config, Hypervisor& hypervisor, protocol::GuestConf conf)
-    : config_(config), hypervisor_(hypervisor), uuid_(conf.uuid()), respawn_delay_(kRespawnFirst), conf_(std::move(conf)) {
+Guest::Guest(const Config& config, Hypervisor& hypervisor, LayerHost& layers, protocol::GuestConf conf)
+    : config_(config),
+      hypervisor_(hypervisor),
+      layer_host_(layers),
+      uuid_(conf.uuid()),
+      respawn_delay_(kRespawnFirst),
+      layers_(config, layers.users),
+      conf_(std::move(conf)) {
   wake_ = Fd::own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_) throw_errno("cannot make an eventfd");
   phase_ = conf_.options().services().empty() ? Phase::kDetached : Phase::kAttaching;
@@ -70,11 +77,13 @@ void Guest::run() {
     try {
       until = step();
       until = std::min(until, keep_clock());
+      serve_layers();
     } catch (const std::exception& error) {
       spdlog::error("guest {}: {}", label(), error.what());
     }
     wait_for_events(until);
   }
+  layers_.stop_all();
   std::shared_ptr<WorkerProcess> worker;
   {
     const std::lock_guard lock(mutex_);
@@ -130,7 +139,8 @@ void Guest::retire_worker() {
 void Guest::wait_for_events(Clock::time_point until) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
   const int pidfd = attachment_ ? attachment_->pidfd.get() : failed_qemu_.get();
-  std::array<pollfd, 2> polled{pollfd{wake_.get(), POLLIN, 0}, pollfd{pidfd, POLLIN, 0}};
+  std::vector<pollfd> polled{{wake_.get(), POLLIN, 0}, {pidfd, POLLIN, 0}};
+  layers_.add_to(polled);
   ::poll(polled.data(), polled.size(), static_cast<int>(std::clamp<long>(left, 0, 3'600'000)));
   eventfd_t count;
   if (polled[0].revents != 0) ::eventfd_read(wake_.get(), &count);
@@ -152,8 +162,10 @@ void Guest::drop_ended_worker() {
     ++looks_wanted_;
     if (phase_ == Phase::kUp) phase_ = Phase::kAttaching;
     failure_ = worker_failure_;
+    layer_wishes_.clear();
   }
   ended.reset();
+  layers_.stop_all();
   attachment_.reset();
   if (Clock::now() - spawned_at_ > kRespawnForgiven) respawn_delay_ = kRespawnFirst;
   respawn_at_ = Clock::now() + respawn_delay_;
@@ -168,7 +180,8 @@ void Guest::start_worker() {
     if (::ftruncate(state.get(), kRunStateBytes) != 0) throw_errno("cannot size " + path);
     auto worker = std::make_shared<WorkerProcess>(
         config_.worker,
-        WorkerProcess::Handlers{[this](const protocol::WorkerReport& report) { on_report(report); }, [this] { on_worker_end(); }});
+        WorkerProcess::Handlers{[this](const protocol::WorkerReport& report, std::vector<Fd> fds) { on_report(report, std::move(fds)); },
+                                [this] { on_worker_end(); }});
     protocol::WorkerCommand command;
     const std::array<int, 1> fds{state.get()};
     {
@@ -178,6 +191,7 @@ void Guest::start_worker() {
       start.set_name(conf_.name());
       start.set_store_path(config_.guest_dir(uuid_));
       *start.mutable_options() = conf_.options();
+      for (protocol::LayerSpec& spec : layer_specs(conf_.options())) *start.add_layers() = std::move(spec);
       if (config_.store_key) {
         const keys::Key key = guest_store_key(*config_.store_key, uuid_);
         start.set_store_key(key.bytes.data(), key.bytes.size());
@@ -228,6 +242,7 @@ void Guest::update_conf(const Domain& domain) {
     if (conf_.options().SerializeAsString() == worker_options_.SerializeAsString()) return;
     worker_options_ = conf_.options();
     *command.mutable_options()->mutable_options() = conf_.options();
+    for (protocol::LayerSpec& spec : layer_specs(conf_.options())) *command.mutable_options()->add_layers() = std::move(spec);
     worker = worker_;
   }
   if (worker) worker->send(command);
@@ -364,6 +379,7 @@ void Guest::take_down(const std::string& reason, bool detach) {
   } catch (const Error& error) {
     spdlog::warn("guest {}: {}", label(), error.what());
   }
+  layers_.stop_all();
   if (left_clean) hypervisor_.tracking_is_off(uuid_);
   attachment_.reset();
   const std::lock_guard lock(mutex_);
@@ -394,10 +410,21 @@ void Guest::set_phase(Phase phase) {
   changed_.notify_all();
 }
 
-void Guest::on_report(const protocol::WorkerReport& report) {
+void Guest::on_report(const protocol::WorkerReport& report, std::vector<Fd> fds) {
   bool tracking = false;
   {
     const std::lock_guard lock(mutex_);
+    if (report.has_layer_start() || report.has_layer_stop()) {
+      layer_wishes_.push_back({report, std::move(fds)});
+      ::eventfd_write(wake_.get(), 1);
+      return;
+    }
+    if (report.has_alert()) {
+      alerts_.push_back(report.alert());
+      alerts_.back().set_number(next_alert_++);
+      if (alerts_.size() > kAlertsMax) alerts_.pop_front();
+      return;
+    }
     if (report.has_status()) {
       reported_ = report.status();
       const bool same_qemu = reported_.qemu_pid() == 0 || reported_.qemu_pid() == facts_.qemu_pid();

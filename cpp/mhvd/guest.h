@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -25,9 +26,17 @@
 #include "mhv.pb.h"
 #include "mhvd/config.h"
 #include "mhvd/hypervisor.h"
+#include "mhvd/layer_processes.h"
+#include "mhvd/layer_registry.h"
 #include "mhvd/worker_process.h"
 
 namespace mhv::mhvd {
+
+// What the guests of a host share for their layers. Thread-safe.
+struct LayerHost {
+  LayerRegistry registry;
+  LayerUsers users;
+};
 
 using ReplyFn = std::function<void(const protocol::Reply&)>;
 
@@ -42,14 +51,15 @@ class Guest {
  public:
   enum class Phase { kDetached, kStopped, kAttaching, kUp, kFailed };
 
-  // `config` and `hypervisor` outlive it. The thread starts at once.
-  Guest(const Config& config, Hypervisor& hypervisor, protocol::GuestConf conf);
+  // All but `conf` outlive it. The thread starts at once.
+  Guest(const Config& config, Hypervisor& hypervisor, LayerHost& layers, protocol::GuestConf conf);
   ~Guest();           // the worker finishes what it does first
   void begin_stop();  // the destructor's beginning: for many guests, call it on all first
 
   const std::string& uuid() const { return uuid_; }
   std::string name() const;
   protocol::GuestStatus status() const;
+  std::vector<protocol::Alert> alerts(std::uint64_t after) const;  // of its layers, the last ones, by number
   Phase phase() const;
 
   // Something may have happened to the QEMU: look.
@@ -78,6 +88,12 @@ class Guest {
     std::optional<Error> cannot_serve;  // in its place
   };
 
+  // What the worker asked for its layers.
+  struct LayerWish {
+    protocol::WorkerReport report;
+    std::vector<Fd> fds;
+  };
+
   void run();
   Clock::time_point step();  // what is due; returns when to look again
   void wait_for_events(Clock::time_point until);
@@ -96,13 +112,18 @@ class Guest {
   Clock::time_point keep_clock();  // returns when to call it again
   bool wait_for_worker_state(std::unique_lock<std::mutex>& lock, std::chrono::seconds timeout, bool up);
   void send_hold();
-  void on_report(const protocol::WorkerReport& report);
+  void on_report(const protocol::WorkerReport& report, std::vector<Fd> fds);
+  std::vector<protocol::LayerSpec> layer_specs(const protocol::ServiceOptions& options) const;
+  void serve_layers();
+  void start_layer(const protocol::LayerStart& wish, std::vector<Fd> fds);
+  void tell_worker(const protocol::LayerEnded& ended);
   void on_worker_end();
   void set_phase(Phase phase);
   std::string label() const;  // "s1 (UUID)" for the log
 
   const Config& config_;
   Hypervisor& hypervisor_;
+  LayerHost& layer_host_;
   const std::string uuid_;
   Fd wake_;
 
@@ -116,6 +137,7 @@ class Guest {
   std::uint64_t clock_paused_us_ = 0;  // what it was paused for until it was set right last
   Clock::time_point clock_due_{};
   bool clock_fails_ = false;
+  LayerProcesses layers_;
   Fd failed_qemu_;  // of the one that could not be attached: its end is worth a look
 
   mutable std::mutex mutex_;  // guards what follows
@@ -137,6 +159,9 @@ class Guest {
   std::uint32_t restarts_ = 0;
   std::uint64_t next_id_ = 1;
   std::map<std::uint64_t, std::shared_ptr<Pending>> pending_;
+  std::vector<LayerWish> layer_wishes_;
+  std::deque<protocol::Alert> alerts_;
+  std::uint64_t next_alert_ = 1;
   std::optional<protocol::Hold> hold_;
   Clock::time_point hold_until_{};
 

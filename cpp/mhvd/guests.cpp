@@ -36,26 +36,6 @@ void refuse_while_filling(const Guest& guest) {
 
 }  // namespace
 
-class Guests::Turn {
- public:
-  Turn(Guests& guests, std::string uuid) : guests_(guests), uuid_(std::move(uuid)) {
-    const std::lock_guard lock(guests_.mutex_);
-    if (!guests_.in_turn_.insert(uuid_).second) {
-      throw Error(Code::kBusy, "guest " + uuid_ + " is just being attached, detached or forgotten", "try again");
-    }
-  }
-  ~Turn() {
-    const std::lock_guard lock(guests_.mutex_);
-    guests_.in_turn_.erase(uuid_);
-  }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
-
- private:
-  Guests& guests_;
-  const std::string uuid_;
-};
-
 Guests::~Guests() { begin_stop(); }
 
 void Guests::begin_stop() {
@@ -70,7 +50,7 @@ void Guests::load() {
   }
   for (const std::string& uuid : list_guests(config_.guests_dir())) {
     try {
-      auto guest = std::make_shared<Guest>(config_, hypervisor_, load_guest_conf(config_.guest_dir(uuid), uuid));
+      auto guest = std::make_shared<Guest>(config_, hypervisor_, layers_, load_guest_conf(config_.guest_dir(uuid), uuid));
       const std::lock_guard lock(mutex_);
       guests_[uuid] = std::move(guest);
     } catch (const Error& error) {
@@ -108,6 +88,7 @@ std::shared_ptr<Guest> Guests::find(const std::string& name_or_uuid) {
 }
 
 void Guests::attach(const protocol::Attach& request) {
+  check_services(request.options());
   const Domain domain = hypervisor_.find(request.guest());
   const Turn turn(*this, domain.uuid);
   auto guest = find_known(domain.uuid);
@@ -118,7 +99,7 @@ void Guests::attach(const protocol::Attach& request) {
     conf.set_uuid(domain.uuid);
     conf.set_name(domain.name);
     save_guest_conf(config_.guest_dir(domain.uuid), conf);
-    guest = std::make_shared<Guest>(config_, hypervisor_, conf);
+    guest = std::make_shared<Guest>(config_, hypervisor_, layers_, conf);
     const std::lock_guard lock(mutex_);
     guests_[domain.uuid] = guest;
   } else if (const std::string state = guest->status().state(); state != "failed" && state != "stopped" && state != "detached") {
@@ -248,6 +229,10 @@ protocol::Reply Guests::handle(const protocol::Request& request, std::span<const
     case Kind::kForget: forget(request.forget().guest(), progress); return done();
     case Kind::kHold: find(request.hold().guest())->hold(request.hold()); return done();
     case Kind::kRelease: find(request.release().guest())->release(); return done();
+    case Kind::kServiceAdd: add_service(request.service_add()); return done();
+    case Kind::kServiceRemove: remove_service(request.service_remove()); return done();
+    case Kind::kLayerList: return list_layers();
+    case Kind::kAlertList: return list_alerts(request.alert_list());
     case Kind::kCheckpointRestore: {
       const auto guest = find(guest_of(request));
       if (guest->phase() == Guest::Phase::kStopped) return restore_stopped(guest, request, progress);

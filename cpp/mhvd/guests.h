@@ -21,7 +21,8 @@ namespace mhv::mhvd {
 class Guests {
  public:
   // `config` and `hypervisor` outlive it.
-  Guests(const Config& config, Hypervisor& hypervisor) : config_(config), hypervisor_(hypervisor) {}
+  Guests(const Config& config, Hypervisor& hypervisor)
+      : config_(config), hypervisor_(hypervisor), layers_{LayerRegistry(config.layer_folders), {}} {}
   ~Guests();
 
   void load();  // what the state folder knows; finishes interrupted forgets
@@ -38,6 +39,11 @@ class Guests {
   std::shared_ptr<Guest> find_known(const std::string& uuid);
   void attach(const protocol::Attach& request);
   void detach(const std::string& guest);
+  void add_service(const protocol::ServiceAdd& request);
+  void remove_service(const protocol::ServiceRemove& request);
+  void check_services(const protocol::ServiceOptions& options) const;
+  protocol::Reply list_layers() const;
+  protocol::Reply list_alerts(const protocol::AlertList& request);
   void forget(const std::string& guest, const ReplyFn& progress);
   // A guest that does not run: started without running, put to the checkpoint, then let go.
   protocol::Reply restore_stopped(const std::shared_ptr<Guest>& guest, const protocol::Request& request, const ReplyFn& progress);
@@ -46,9 +52,31 @@ class Guests {
 
   const Config& config_;
   Hypervisor& hypervisor_;
+  LayerHost layers_;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Guest>> guests_;  // by UUID
   std::set<std::string> in_turn_;
+};
+
+// For guests*.cpp.
+class Guests::Turn {
+ public:
+  Turn(Guests& guests, std::string uuid) : guests_(guests), uuid_(std::move(uuid)) {
+    const std::lock_guard lock(guests_.mutex_);
+    if (!guests_.in_turn_.insert(uuid_).second) {
+      throw Error(Code::kBusy, "guest " + uuid_ + " is just being attached, detached or forgotten", "try again");
+    }
+  }
+  ~Turn() {
+    const std::lock_guard lock(guests_.mutex_);
+    guests_.in_turn_.erase(uuid_);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Guests& guests_;
+  const std::string uuid_;
 };
 
 }  // namespace mhv::mhvd

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -27,7 +28,8 @@ struct Attachment {
   ProcessId process;
   Fd pidfd;
   bool own_monitor = false;
-  std::shared_ptr<void> monitor;  // kept as long as the worker uses the monitor
+  std::shared_ptr<void> monitor;                                  // kept as long as the worker uses the monitor
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> mappings;  // of the blocks, in QEMU: begin and end; of private memory: 0, 0
 };
 
 // Thread-safe. Everything throws mhv::Error.
@@ -42,6 +44,8 @@ class Hypervisor {
   // Only the memory of a QEMU that was attached before, without asking QEMU anything: its main thread may wait for a page that only
   // a worker can bring. nullopt: it was not attached, or not with tracking.
   virtual std::optional<Attachment> attach_memory(const Domain& domain) = 0;
+  // The file behind one of an Attachment's mappings, for reading.
+  virtual Fd open_memory(const ProcessId& process, std::pair<std::uint64_t, std::uint64_t> mapping) = 0;
   // Starts a shut-off guest without letting it run; kNotFound when libvirt has no definition of it.
   virtual void start_paused(const Domain& domain) = 0;
   virtual void destroy(const Domain& domain) noexcept = 0;

@@ -66,9 +66,21 @@ TEST(Requests, LimitsOfAttach) {
   auto none = attach_request();
   none.mutable_attach()->mutable_options()->clear_services();
   EXPECT_FALSE(accepted(none));
-  auto unknown = attach_request();
-  unknown.mutable_attach()->mutable_options()->add_services("warp");
-  EXPECT_FALSE(accepted(unknown));
+  for (const char* const bad : {"", "Warp", "-warp", "../warp", "checkpoint", "abcdefghijabcdefghijabcdefghijabc"}) {
+    auto service = attach_request();
+    service.mutable_attach()->mutable_options()->add_services(bad);
+    EXPECT_FALSE(accepted(service)) << bad;
+  }
+  for (const char* const bad : {"", "[]", "{", "{\"a\":"}) {
+    auto configured = attach_request();
+    (*configured.mutable_attach()->mutable_options()->mutable_configurations())["checkpoint"] = bad;
+    EXPECT_FALSE(accepted(configured)) << bad;
+  }
+  auto configured = attach_request();
+  (*configured.mutable_attach()->mutable_options()->mutable_configurations())["checkpoint"] = R"({"a": {"b": 1}})";
+  EXPECT_TRUE(accepted(configured));
+  (*configured.mutable_attach()->mutable_options()->mutable_configurations())["warp"] = "{}";
+  EXPECT_FALSE(accepted(configured));
   for (const std::string& name : {std::string(), std::string(256, 'x'), std::string("a/b"), std::string("a\nb")}) {
     auto request = attach_request();
     request.mutable_attach()->set_guest(name);

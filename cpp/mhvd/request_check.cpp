@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
 
 #include "base/error.h"
 #include "keep/policy.h"
@@ -11,6 +13,11 @@ namespace mhv::mhvd {
 namespace {
 
 using Kind = protocol::Request;
+
+constexpr int kServicesMax = 16;
+constexpr std::size_t kServiceBytesMax = 32;
+constexpr std::size_t kJsonBytesMax = 64 << 10;
+constexpr int kJsonDepthMax = 32;
 
 void check_text(const char* what, const std::string& text, bool may_be_empty) {
   if (text.empty() && !may_be_empty) throw Error(Code::kInvalid, std::string("the request names no ") + what);
@@ -39,11 +46,36 @@ void check_target(const std::string& target) {
     throw Error(Code::kInvalid, "the request names no disk", "\"mhvctl checkpoint show\" shows them, such as vda");
 }
 
+void check_service(const std::string& name) {
+  const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'; };
+  if (name.empty() || name.size() > kServiceBytesMax || !std::ranges::all_of(name, plain) || name[0] == '-')
+    throw Error(Code::kInvalid, "\"" + name.substr(0, 64) + "\" is no service's name", "\"mhvctl layer list\" shows them");
+}
+
+// An object, not too long, and not too deep.
+void check_json(const std::string& what, const std::string& text) {
+  using Json = nlohmann::json;
+  bool deep = false;
+  const auto shallow = [&](int depth, Json::parse_event_t, Json&) { return !(deep |= depth > kJsonDepthMax); };
+  if (text.size() > kJsonBytesMax) throw Error(Code::kInvalid, what + " has more than " + std::to_string(kJsonBytesMax) + " bytes");
+  const Json value = Json::parse(text, shallow, false);
+  if (deep || !value.is_object()) throw Error(Code::kInvalid, what + " is no JSON object", "such as {\"key\": 1}");
+}
+
 void check_options(const protocol::ServiceOptions& options) {
-  if (options.services().empty()) throw Error(Code::kInvalid, "no service is named", "the services are: checkpoint");
+  if (options.services().empty())
+    throw Error(Code::kInvalid, "no service is named", "\"mhvctl layer list\" shows them, besides checkpoint");
+  if (options.services_size() > kServicesMax)
+    throw Error(Code::kInvalid, "a guest has at most " + std::to_string(kServicesMax) + " services");
+  std::set<std::string> named;
   for (const std::string& service : options.services()) {
-    if (service != "checkpoint")
-      throw Error(Code::kInvalid, "unknown service \"" + service.substr(0, 64) + "\"", "the services are: checkpoint");
+    check_service(service);
+    if (!named.insert(service).second) throw Error(Code::kInvalid, "service " + service + " is named twice");
+  }
+  for (const auto& [service, configuration] : options.configurations()) {
+    if (!named.contains(service))
+      throw Error(Code::kInvalid, "a configuration for \"" + service.substr(0, 64) + "\", which is no service of the guest");
+    check_json("the configuration of " + service, configuration);
   }
   const double interval = options.checkpoint_interval_s();
   if (!std::isfinite(interval) || interval < 0 || interval > kIntervalMaxS || (interval > 0 && interval < kIntervalMinS)) {
@@ -87,7 +119,23 @@ void check_request(const protocol::Request& request, std::size_t fds) {
       check_options(request.attach().options());
       break;
     case Kind::kStatus: check_guest(request.status().guest(), true); break;
-    case Kind::kSelfTest: break;
+    case Kind::kSelfTest:
+    case Kind::kLayerList: break;
+    case Kind::kLayerCall:
+      check_guest(request.layer_call().guest());
+      check_service(request.layer_call().layer());
+      check_text("method", request.layer_call().method(), false);
+      if (!request.layer_call().arguments().empty()) check_json("the arguments", request.layer_call().arguments());
+      break;
+    case Kind::kServiceAdd:
+      check_guest(request.service_add().guest());
+      check_service(request.service_add().service());
+      if (!request.service_add().configuration().empty()) check_json("the configuration", request.service_add().configuration());
+      break;
+    case Kind::kServiceRemove:
+      check_guest(request.service_remove().guest());
+      check_service(request.service_remove().service());
+      break;
     case Kind::kHold: check_hold(request.hold()); break;
     case Kind::kCheckpointCreate:
       check_guest(request.checkpoint_create().guest());
@@ -125,7 +173,8 @@ void check_request(const protocol::Request& request, std::size_t fds) {
     case Kind::kCheckpointVerify:
     case Kind::kStoreRepair:
     case Kind::kStoreStat:
-    case Kind::kStoreCompact: check_guest(guest_of(request)); break;
+    case Kind::kStoreCompact:
+    case Kind::kAlertList: check_guest(guest_of(request)); break;
     case Kind::BODY_NOT_SET:
       throw Error(Code::kInvalid, "this mhvd does not know that request", "run the same release of nova-mhv on both sides");
   }
@@ -150,7 +199,12 @@ std::string guest_of(const protocol::Request& request) {
     case Kind::kStoreRepair: return request.store_repair().guest();
     case Kind::kStoreStat: return request.store_stat().guest();
     case Kind::kStoreCompact: return request.store_compact().guest();
+    case Kind::kLayerCall: return request.layer_call().guest();
+    case Kind::kServiceAdd: return request.service_add().guest();
+    case Kind::kServiceRemove: return request.service_remove().guest();
+    case Kind::kAlertList: return request.alert_list().guest();
     case Kind::kSelfTest:
+    case Kind::kLayerList:
     case Kind::BODY_NOT_SET: break;
   }
   return "";

@@ -45,10 +45,10 @@ void WorkerProcess::send(const protocol::WorkerCommand& command, std::span<const
 
 void WorkerProcess::read_reports() {
   try {
-    while (const auto frame = receive_frame(socket_.get())) {
+    while (auto frame = receive_frame(socket_.get())) {
       protocol::WorkerReport report;
       if (!report.ParseFromString(frame->payload)) throw Error(Code::kInvalid, "a report that cannot be read");
-      handlers_.on_report(report);
+      handlers_.on_report(report, std::move(frame->fds));
     }
   } catch (const Error& error) {
     spdlog::warn("worker {}: {}", pid_, error.what());

@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "base/fd.h"
 #include "mhv.pb.h"
@@ -26,7 +27,7 @@ Spawned spawn_worker(const std::string& program);
 class WorkerProcess {
  public:
   struct Handlers {
-    std::function<void(const protocol::WorkerReport&)> on_report;
+    std::function<void(const protocol::WorkerReport&, std::vector<Fd>)> on_report;
     std::function<void()> on_end;  // last: no report comes after it
   };
 
@@ -47,7 +48,7 @@ class WorkerProcess {
   Handlers handlers_;
   pid_t pid_ = -1;
   Fd socket_;
-  std::mutex send_mutex_;  // one writer at a time
+  std::mutex send_mutex_;            // one writer at a time
   std::atomic<bool> ended_ = false;  // on_end has returned
   std::thread reader_;
 };

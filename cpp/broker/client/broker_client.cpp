@@ -91,13 +91,14 @@ BrokerClient::GuestFds BrokerClient::open_guest(int pid, std::uint64_t start_tim
   return {std::move(fds[0]), std::move(fds[1]), std::move(fds[2]), std::move(fds[3])};
 }
 
-Fd BrokerClient::open_mapping(int pid, std::uint64_t start_time, std::uint64_t start, std::uint64_t end) {
+Fd BrokerClient::open_mapping(int pid, std::uint64_t start_time, std::uint64_t start, std::uint64_t end, bool read_only) {
   protocol::BrokerRequest request;
   protocol::BrokerReply reply;
   auto* body = request.mutable_open_mapping();
   name_process(body->mutable_process(), pid, start_time);
   body->set_start(start);
   body->set_end(end);
+  body->set_read_only(read_only);
   return std::move(call(request, 1, &reply)[0]);
 }
 

@@ -41,7 +41,7 @@ class BrokerClient {
   Fd uffd_device();  // /dev/userfaultfd; kUnsupported when this kernel has none
   GuestFds open_guest(int pid, std::uint64_t start_time);
   // The file behind the shared, writable mapping [start, end) of guest RAM.
-  Fd open_mapping(int pid, std::uint64_t start_time, std::uint64_t start, std::uint64_t end);
+  Fd open_mapping(int pid, std::uint64_t start_time, std::uint64_t start, std::uint64_t end, bool read_only = false);
   // `device_fd`: number inside QEMU of a /dev/userfaultfd handed to it (add-fd). Not repeated when the broker dies in the
   // middle (kUnavailable): the caller may call again, QEMU then keeps one unused descriptor more.
   Injected inject_uffd(int pid, std::uint64_t start_time, int device_fd);

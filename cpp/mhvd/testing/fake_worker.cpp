@@ -2,6 +2,9 @@
 //   checkpoint_create name "die"     ends in the middle
 //                     name "broken"  says kPermission about no request, then ends
 //                     name "refuse"  is refused with kNoSpace
+//                     name "layer"   asks for a process of the layer "echo", with the memory of block 0, then as anything else; of
+//                                    its end the message says why
+//                     name "alert"   alerts, then as anything else
 //                     name "pause"   says first that the guest stood still for 2 ms more
 //                     anything else  one progress, then a checkpoint of that name
 //   forget            of a guest named "unreadable" is answered as checkpoint_create of "broken" is
@@ -10,11 +13,14 @@
 // A guest named "broken" cannot be served: kVersion, with the digits of the key that mhvd gave as its message, and the end.
 // The message of an attached guest is "new" or "again", by what mhvd said of the userfaultfd, with "memory, " before it when mhvd
 // handed over the memory first.
+#include <fmt/format.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 
 #include "base/error.h"
+#include "base/fd.h"
 #include "base/frame.h"
 #include "mhv.pb.h"
 
@@ -30,6 +36,23 @@ void report_state(const std::string& state, const std::string& message = {}) {
   protocol::WorkerReport out;
   out.mutable_status()->set_state(state);
   out.mutable_status()->set_message(message);
+  report(out);
+}
+
+// Three descriptors beside it, of which only the number counts here.
+void start_layer() {
+  protocol::WorkerReport out;
+  out.mutable_layer_start()->set_name("echo");
+  out.mutable_layer_start()->set_generation(7);
+  out.mutable_layer_start()->add_blocks(0);
+  const Fd any = Fd::memory("layer");
+  send_frame(kControl, out.SerializeAsString(), std::array{any.get(), any.get(), any.get()});
+}
+
+void alert() {
+  protocol::WorkerReport out;
+  out.mutable_alert()->set_layer("echo");
+  out.mutable_alert()->set_title("something");
   report(out);
 }
 
@@ -50,6 +73,8 @@ void create(std::uint64_t id, const std::string& name) {
   if (name == "die") ::_exit(1);
   if (name == "broken") cannot_serve();
   if (name == "refuse") return fail(id, Code::kNoSpace, "full");
+  if (name == "layer") start_layer();
+  if (name == "alert") alert();
   protocol::WorkerReport out;
   if (name == "pause") {
     static std::uint64_t paused_us = 0;
@@ -104,6 +129,10 @@ int serve() {
     if (command.has_memory_up()) before = "memory, ";
     if (command.has_guest_up()) report_state("attached", before + (command.guest_up().uffd_is_new() ? "new" : "again"));
     if (command.has_guest_down()) report_state("stopped", command.guest_down().reason());
+    if (command.has_layer_ended()) {
+      report_state("attached", fmt::format("{} {}: {}", command.layer_ended().name(), command.layer_ended().generation(),
+                                           command.layer_ended().reason()));
+    }
     if (command.has_request()) answer(guest, command.request());
   }
   return 0;

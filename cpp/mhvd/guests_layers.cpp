@@ -1,0 +1,72 @@
+// Which layers there are, and which of them a guest has.
+#include <algorithm>
+
+#include "mhvd/guests.h"
+
+namespace mhv::mhvd {
+namespace {
+
+bool has(const protocol::ServiceOptions& options, const std::string& service) {
+  return std::ranges::find(options.services(), service) != options.services().end();
+}
+
+}  // namespace
+
+void Guests::check_services(const protocol::ServiceOptions& options) const { layers_.registry.specs(options); }
+
+void Guests::add_service(const protocol::ServiceAdd& request) {
+  const auto guest = find(request.guest());
+  const Turn turn(*this, guest->uuid());
+  protocol::ServiceOptions options = guest->status().options();
+  if (options.services().empty()) {
+    throw Error(Code::kInvalid, "guest " + guest->name() + " is detached",
+                "mhvctl attach " + guest->name() + " --service " + request.service());
+  }
+  if (!has(options, request.service())) options.add_services(request.service());
+  if (request.configuration().empty()) {
+    options.mutable_configurations()->erase(request.service());
+  } else {
+    (*options.mutable_configurations())[request.service()] = request.configuration();
+  }
+  check_services(options);
+  guest->configure(options);
+}
+
+void Guests::remove_service(const protocol::ServiceRemove& request) {
+  const auto guest = find(request.guest());
+  const Turn turn(*this, guest->uuid());
+  protocol::ServiceOptions options = guest->status().options();
+  if (!has(options, request.service())) {
+    throw Error(Code::kNotFound, "guest " + guest->name() + " has no service \"" + request.service() + "\"",
+                "mhvctl status " + guest->name());
+  }
+  if (options.services_size() == 1) {
+    throw Error(Code::kInvalid, request.service() + " is the last service of guest " + guest->name(), "mhvctl detach " + guest->name());
+  }
+  auto& services = *options.mutable_services();
+  services.erase(std::remove(services.begin(), services.end(), request.service()), services.end());
+  options.mutable_configurations()->erase(request.service());
+  guest->configure(options);
+}
+
+protocol::Reply Guests::list_layers() const {
+  protocol::Reply reply;
+  protocol::LayerListReply& out = *reply.mutable_layer_list();
+  for (LayerPackage& package : layers_.registry.all()) {
+    protocol::LayerInfo& info = *out.add_layers();
+    info.set_name(std::move(package.name));
+    info.set_version(std::move(package.version));
+    info.set_vendor(std::move(package.vendor));
+    info.set_manifest(std::move(package.manifest));
+  }
+  return reply;
+}
+
+protocol::Reply Guests::list_alerts(const protocol::AlertList& request) {
+  protocol::Reply reply;
+  protocol::AlertListReply& out = *reply.mutable_alert_list();
+  for (protocol::Alert& alert : find(request.guest())->alerts(request.after())) *out.add_alerts() = std::move(alert);
+  return reply;
+}
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,34 @@
+// One process of a layer: mhv-jail, which puts the layer into its sandbox and ends with it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace mhv::mhvd {
+
+// Starts `program` with these descriptors as 3, 4, ... and nothing else of ours but standard error. Throws.
+pid_t spawn_with(const std::string& program, const std::vector<std::string>& arguments, std::span<const Fd> fds);
+
+// Not thread-safe.
+class LayerProcess {
+ public:
+  LayerProcess(const std::string& jail, const std::vector<std::string>& arguments, std::span<const Fd> fds);
+  ~LayerProcess();  // kills it, with all that it started
+  LayerProcess(const LayerProcess&) = delete;
+  LayerProcess& operator=(const LayerProcess&) = delete;
+
+  int pidfd() const { return pidfd_.get(); }  // readable when it has ended
+  // Why it ended, once that is readable.
+  std::string reap();
+
+ private:
+  pid_t pid_;
+  Fd pidfd_;
+};
+
+}  // namespace mhv::mhvd

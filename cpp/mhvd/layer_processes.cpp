@@ -1,0 +1,115 @@
+#include "mhvd/layer_processes.h"
+
+#include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <charconv>
+
+#include "base/error.h"
+
+namespace mhv::mhvd {
+namespace {
+
+constexpr std::size_t kSubuidBytesMax = 1 << 20;
+constexpr SubordinateIds kIdsOfRoot{0x7f000000, 65536};  // it may use any, and these are nobody's
+constexpr std::uint32_t kProcessesMax = 32;  // threads count, too
+
+template <typename T>
+bool take_number(std::string_view text, T& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
+}  // namespace
+
+SubordinateIds parse_subuid(const std::string& text, const std::string& user, uid_t uid) {
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    const std::size_t first = line.find(':');
+    const std::size_t second = first == std::string_view::npos ? first : line.find(':', first + 1);
+    if (second == std::string_view::npos) continue;
+    const std::string_view name = line.substr(0, first);
+    if (name != user && name != std::to_string(uid)) continue;
+    SubordinateIds out;
+    if (take_number(line.substr(first + 1, second - first - 1), out.first) && take_number(line.substr(second + 1), out.count)) return out;
+  }
+  return {};
+}
+
+uid_t LayerUsers::take() {
+  const uid_t own = ::geteuid();
+  const std::lock_guard lock(mutex_);
+  const passwd* const entry = ::getpwuid(own);
+  SubordinateIds ids = parse_subuid(read_file("/etc/subuid", kSubuidBytesMax), entry == nullptr ? "" : entry->pw_name, own);
+  if (ids.count == 0 && own == 0) ids = kIdsOfRoot;
+  for (std::uint32_t i = 0; i < ids.count; ++i) {
+    if (taken_.insert(ids.first + i).second) return ids.first + i;
+  }
+  throw Error(
+      Code::kUnsupported, fmt::format("/etc/subuid has no {}user for a layer to run as", ids.count == 0 ? "" : "further "),
+      fmt::format("usermod --add-subuids 2000000-2065535 --add-subgids 2000000-2065535 {}", entry == nullptr ? "USER" : entry->pw_name));
+}
+
+void LayerUsers::give_back(uid_t user) {
+  const std::lock_guard lock(mutex_);
+  taken_.erase(user);
+}
+
+void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation, std::span<const Fd> fds) {
+  if (const auto old = running_.find(package.name); old != running_.end()) drop(old);
+  const uid_t user = users_.take();
+  try {
+    const std::vector<std::string> arguments{"--package",     package.folder,
+                                             "--program",     package.program,
+                                             "--uid",         std::to_string(user),
+                                             "--memory-mib",  std::to_string(package.memory_mib),
+                                             "--cpu-percent", std::to_string(package.cpu_percent),
+                                             "--pids",        std::to_string(kProcessesMax),
+                                             "--descriptors", std::to_string(fds.size())};
+    running_[package.name] = {generation, user, std::make_unique<LayerProcess>(config_.jail, arguments, fds)};
+  } catch (...) {
+    users_.give_back(user);
+    throw;
+  }
+}
+
+void LayerProcesses::drop(std::map<std::string, Running>::iterator it) {
+  it->second.process.reset();
+  users_.give_back(it->second.user);
+  running_.erase(it);
+}
+
+void LayerProcesses::stop(const std::string& name, std::uint64_t generation) {
+  const auto found = running_.find(name);
+  if (found != running_.end() && found->second.generation == generation) drop(found);
+}
+
+void LayerProcesses::stop_all() {
+  while (!running_.empty()) drop(running_.begin());
+}
+
+void LayerProcesses::add_to(std::vector<pollfd>& polled) const {
+  for (const auto& [name, running] : running_) polled.push_back({running.process->pidfd(), POLLIN, 0});
+}
+
+std::vector<protocol::LayerEnded> LayerProcesses::ended() {
+  std::vector<protocol::LayerEnded> out;
+  for (auto it = running_.begin(); it != running_.end();) {
+    const auto next = std::next(it);
+    pollfd polled{it->second.process->pidfd(), POLLIN, 0};
+    if (::poll(&polled, 1, 0) == 1) {
+      protocol::LayerEnded& ended = out.emplace_back();
+      ended.set_name(it->first);
+      ended.set_generation(it->second.generation);
+      ended.set_reason(it->second.process->reap());
+      drop(it);
+    }
+    it = next;
+  }
+  return out;
+}
+
+}  // namespace mhv::mhvd

@@ -1,0 +1,107 @@
+#include <gmock/gmock.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/temp_folder_test.h"
+#include "mhvd/layer_processes.h"
+#include "mhvd/layer_registry.h"
+
+namespace mhv::mhvd {
+namespace {
+
+using ::testing::HasSubstr;
+
+void write(const std::string& path, const std::string& text, bool program = false) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::ofstream(path) << text;
+  if (program) std::filesystem::permissions(path, std::filesystem::perms::all);
+}
+
+std::string manifest(const std::string& name, const std::string& version = "1") {
+  return R"({"name": ")" + name + R"(", "version": ")" + version +
+         R"(", "vendor": "v", "abi": 1, "program": "p", "claims": {"memory": "read"}, "resources": {"memory_mib": 32, "cpu_percent": 20}})";
+}
+
+TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
+  const TempFolder folder;
+  write(folder.file("a/one/manifest.json"), manifest("one"));
+  write(folder.file("a/bad/manifest.json"), "{");
+  write(folder.file("a/empty/other"), "");
+  write(folder.file("b/one/manifest.json"), manifest("one", "2"));
+  write(folder.file("b/two/manifest.json"), manifest("two"));
+  const LayerRegistry registry({folder.file("a"), folder.file("b"), folder.file("none")});
+  const auto all = registry.all();
+  ASSERT_EQ(all.size(), 2);
+  EXPECT_EQ(all[0].name, "one");
+  EXPECT_EQ(all[0].version, "1");
+  EXPECT_TRUE(all[0].reads_memory);
+  EXPECT_EQ(registry.find("two").folder, folder.file("b/two"));
+  try {
+    registry.find("three");
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Code::kInvalid);
+    EXPECT_THAT(error.hint(), HasSubstr("checkpoint, one, two"));
+  }
+}
+
+TEST(LayerRegistry, GivesLayersTheirConfigurations) {
+  const TempFolder folder;
+  write(folder.file("one/manifest.json"), manifest("one"));
+  protocol::ServiceOptions options;
+  options.add_services("checkpoint");
+  options.add_services("one");
+  (*options.mutable_configurations())["one"] = R"({"x":1})";
+  const auto specs = LayerRegistry({folder.file("")}).specs(options);
+  ASSERT_EQ(specs.size(), 1);
+  EXPECT_EQ(specs[0].name(), "one");
+  EXPECT_EQ(specs[0].manifest(), manifest("one"));
+  EXPECT_EQ(specs[0].configuration(), R"({"x":1})");
+}
+
+TEST(SubordinateIds, AreThoseOfTheUser) {
+  const std::string text = "alice:100:10\nnova-mhv:2000000:65536\n995:5:5\nbroken:1\nbad:x:y\n";
+  EXPECT_EQ(parse_subuid(text, "nova-mhv", 995).first, 2000000);
+  EXPECT_EQ(parse_subuid(text, "nova-mhv", 995).count, 65536);
+  EXPECT_EQ(parse_subuid(text, "someone", 995).first, 5);
+  EXPECT_EQ(parse_subuid(text, "broken", 1).count, 0);
+  EXPECT_EQ(parse_subuid(text, "bad", 1).count, 0);
+  EXPECT_EQ(parse_subuid("", "alice", 1).count, 0);
+}
+
+TEST(LayerProcess, GetsItsDescriptorsAndSaysHowItEnded) {
+  const TempFolder folder;
+  const std::string program = folder.file("jail");
+  write(program, "#!/bin/sh\n[ \"$1\" = a ] || exit 9\necho x >&4\nread line <&3\nexit 7\n", true);
+  std::vector<Fd> fds;
+  fds.push_back(Fd::memory("in"));
+  fds.push_back(Fd::memory("out"));
+  pwrite_all(fds[0].get(), std::as_bytes(std::span("line\n", 5)), 0, "in");
+  LayerProcess process(program, {"a"}, fds);
+  pollfd polled{process.pidfd(), POLLIN, 0};
+  ASSERT_EQ(::poll(&polled, 1, 10'000), 1);
+  EXPECT_EQ(process.reap(), "its process exited with status 7");
+  std::array<std::byte, 1> out;
+  pread_all(fds[1].get(), out, 0, "out");
+  EXPECT_EQ(out[0], std::byte{'x'});
+}
+
+TEST(LayerProcess, IsKilledWithItsOwner) {
+  const TempFolder folder;
+  const std::string program = folder.file("jail");
+  write(program, "#!/bin/sh\nexec sleep 1000\n", true);
+  auto process = std::make_unique<LayerProcess>(program, std::vector<std::string>{}, std::span<const Fd>{});
+  const Fd pidfd = Fd::own(::dup(process->pidfd()));
+  process.reset();
+  pollfd polled{pidfd.get(), POLLIN, 0};
+  EXPECT_EQ(::poll(&polled, 1, 10'000), 1);
+  EXPECT_THROW(LayerProcess(folder.file("none"), {}, {}), Error);
+}
+
+}  // namespace
+}  // namespace mhv::mhvd
