@@ -10,6 +10,7 @@ namespace mhv::introspection {
 namespace {
 
 constexpr std::uint16_t kMagic = 0xeb9f;
+constexpr std::size_t kTypeBytesUsual = 20;  // with what follows it
 constexpr unsigned kDepthMax = 16;           // of typedefs, and of anonymous members in one another
 constexpr std::size_t kLooksMax = 1u << 20;  // at members, for one field
 
@@ -108,6 +109,8 @@ Btf::Btf(std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {
     refuse("names parts that are not there");
   }
   strings_ = {reinterpret_cast<const char*>(bytes_.data()) + strings, header.strings_bytes};
+  std::vector<std::uint32_t> structures;
+  places_.reserve(header.types_bytes / kTypeBytesUsual);
   for (std::uint64_t at = types; at < end;) {
     if (end - at < sizeof(Type)) refuse("ends within a type");
     const auto type = load<Type>(bytes_, at);
@@ -115,10 +118,11 @@ Btf::Btf(std::vector<std::byte> bytes) : bytes_(std::move(bytes)) {
     if (!behind || end - at - sizeof(Type) < *behind) refuse("has a type that cannot be");
     places_.push_back(static_cast<std::uint32_t>(at));
     const std::uint32_t kind = kind_of(type.info);
-    const std::string_view name = string_at(type.name);
-    if ((kind == kStruct || kind == kUnion) && !name.empty()) structures_.emplace(name, static_cast<std::uint32_t>(places_.size()));
+    if ((kind == kStruct || kind == kUnion) && type.name != 0) structures.push_back(static_cast<std::uint32_t>(places_.size()));
     at += sizeof(Type) + *behind;
   }
+  structures_ = NameIndex(structures.size());
+  for (const std::uint32_t number : structures) structures_.add(number, [this](std::uint32_t one) { return name_of(one); });
 }
 
 std::string_view Btf::string_at(std::uint32_t offset) const {
@@ -147,9 +151,10 @@ std::optional<std::uint32_t> Btf::without_qualifiers(std::uint32_t number) const
   return std::nullopt;
 }
 
+std::string_view Btf::name_of(std::uint32_t number) const { return string_at(type_at(number)->name); }
+
 std::optional<std::uint32_t> Btf::find(std::string_view name) const {
-  const auto found = structures_.find(name);
-  return found == structures_.end() ? std::nullopt : std::optional(found->second);
+  return structures_.find(name, [this](std::uint32_t one) { return name_of(one); });
 }
 
 // `member` has no dot in it.

@@ -6,8 +6,9 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
+
+#include "introspection/name_index.h"
 
 namespace mhv::introspection {
 
@@ -39,6 +40,7 @@ class Btf {
     std::uint32_t name, info, size_or_type;
   };
   std::string_view string_at(std::uint32_t offset) const;
+  std::string_view name_of(std::uint32_t number) const;
   std::optional<Type> type_at(std::uint32_t number) const;
   std::optional<std::uint32_t> without_qualifiers(std::uint32_t number) const;
   std::optional<Field> field_in(std::uint32_t number, std::string_view member, unsigned depth, std::size_t& looks) const;
@@ -46,7 +48,7 @@ class Btf {
   std::vector<std::byte> bytes_;
   std::string_view strings_;           // each ended by a zero byte
   std::vector<std::uint32_t> places_;  // of the types, from number 1
-  std::unordered_map<std::string_view, std::uint32_t> structures_;
+  NameIndex structures_{0};  // by name
 };
 
 }  // namespace mhv::introspection

@@ -2,10 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cctype>
 #include <cstring>
-#include <functional>
+#include <memory>
 
 namespace mhv::introspection {
 namespace {
@@ -19,7 +18,7 @@ constexpr std::size_t kSymbolsMin = 1000;
 constexpr std::size_t kTriesMax = 64;
 constexpr std::size_t kWalkMax = 4 * kSymbolsMax;  // names looked at
 constexpr std::size_t kNamesBytesMax = 64u << 20;
-constexpr std::size_t kProbesMax = 64;
+constexpr std::size_t kNameBytesUsual = 32;
 constexpr std::uint64_t kKernelSpace = 0xffff'8000'0000'0000;
 
 using Bytes = std::span<const std::byte>;
@@ -113,21 +112,44 @@ struct Texts {
   std::vector<std::uint32_t> starts;  // of each symbol
 };
 
+// Most tokens are short: then a copy of a whole cell is faster than one of just their length.
+struct Cell {
+  std::array<char, 16> text{};
+  std::size_t bytes = 0;
+};
+
 std::optional<Texts> expand(Bytes part, const Names& names, const Tokens& tokens) {
-  constexpr std::size_t kUsualBytes = 24;
-  Texts out;
-  out.text.reserve(names.count * kUsualBytes);
-  out.starts.reserve(names.count);
-  std::size_t place = names.begin + 8;
-  for (std::uint32_t symbol = 0; symbol < names.count; ++symbol) {
-    const std::size_t start = out.text.size();
-    if (start > kNamesBytesMax) return std::nullopt;
-    for (std::size_t left = length_at(part, place, tokens.begin); left != 0; --left) out.text += tokens.text[byte_at(part, place++)];
-    const std::size_t bytes = out.text.size() - start;
-    if (bytes < 2 || bytes > kSymbolBytesMax || std::isalpha(static_cast<unsigned char>(out.text[start])) == 0) return std::nullopt;
-    out.starts.push_back(static_cast<std::uint32_t>(start));
-    out.text += '\0';
+  constexpr std::size_t kRoom = kSymbolBytesMax + kTokenBytesMax + sizeof(Cell);
+  std::array<Cell, kTokens> cells;
+  for (std::size_t i = 0; i < kTokens; ++i) {
+    cells[i].bytes = tokens.text[i].size();
+    std::copy_n(tokens.text[i].data(), std::min(cells[i].bytes, cells[i].text.size()), cells[i].text.data());
   }
+  Texts out;
+  out.text.resize(names.count * kNameBytesUsual + kRoom);
+  out.starts.reserve(names.count);
+  std::size_t place = names.begin + 8, start = 0;
+  for (std::uint32_t symbol = 0; symbol < names.count; ++symbol) {
+    if (start > kNamesBytesMax) return std::nullopt;
+    if (out.text.size() - start < kRoom) out.text.resize(2 * out.text.size());
+    char* const begin = out.text.data() + start;
+    std::size_t length = 0;
+    for (std::size_t left = length_at(part, place, tokens.begin); left != 0 && length <= kSymbolBytesMax; --left) {
+      const std::uint8_t token = byte_at(part, place++);
+      const Cell& cell = cells[token];
+      if (cell.bytes <= cell.text.size()) {
+        std::memcpy(begin + length, cell.text.data(), cell.text.size());
+      } else {
+        std::memcpy(begin + length, tokens.text[token].data(), cell.bytes);
+      }
+      length += cell.bytes;
+    }
+    if (length < 2 || length > kSymbolBytesMax || std::isalpha(static_cast<unsigned char>(*begin)) == 0) return std::nullopt;
+    begin[length] = '\0';
+    out.starts.push_back(static_cast<std::uint32_t>(start));
+    start += length + 1;
+  }
+  out.text.resize(start);
   return out;
 }
 
@@ -170,10 +192,13 @@ std::optional<std::vector<GuestVirt>> addresses(Bytes part, const Names& names, 
 
 std::optional<Kallsyms> Kallsyms::parse(Bytes part) {
   constexpr std::string_view kAllDigits("0\0001\0002\0003\0004\0005\0006\0007\0008\0009\0", 20);
-  const std::string_view text(reinterpret_cast<const char*>(part.data()), part.size());
-  std::size_t tries = 0, walk = kWalkMax;
-  for (std::size_t digits = text.find(kAllDigits); digits != std::string_view::npos && tries++ < kTriesMax;
-       digits = text.find(kAllDigits, digits + 1)) {
+  std::size_t walk = kWalkMax;
+  Bytes rest = part;
+  for (std::size_t tries = 0; tries < kTriesMax; ++tries) {
+    const void* const found = memmem(rest.data(), rest.size(), kAllDigits.data(), kAllDigits.size());
+    if (found == nullptr) break;
+    const auto digits = static_cast<std::size_t>(static_cast<const std::byte*>(found) - part.data());
+    rest = part.subspan(digits + 1);
     const auto tokens = tokens_around(part, digits);
     if (!tokens) continue;
     const auto names = names_before(part, *tokens, walk);
@@ -185,7 +210,9 @@ std::optional<Kallsyms> Kallsyms::parse(Bytes part) {
     out.names_ = std::move(texts->text);
     out.entries_.reserve(where->size());
     for (std::size_t i = 0; i < where->size(); ++i) out.entries_.push_back({(*where)[i], texts->starts[i]});
-    out.index_names();
+    const auto name_of = [&](std::uint32_t number) { return out.name_of(number); };
+    out.by_name_ = NameIndex(out.entries_.size());
+    for (std::uint32_t number = 0; number < out.entries_.size(); ++number) out.by_name_.add(number, name_of);
     return out;
   }
   return std::nullopt;
@@ -193,33 +220,17 @@ std::optional<Kallsyms> Kallsyms::parse(Bytes part) {
 
 Kallsyms::Symbol Kallsyms::at(std::size_t number) const {
   const Entry& entry = entries_.at(number);
-  const char* const text = names_.data() + entry.name;
-  return {entry.at, *text, text + 1};
+  return {entry.at, names_[entry.name], name_of(number)};
 }
 
-// Where many names meet on purpose, some are not found.
-void Kallsyms::index_names() {
-  by_name_.assign(std::bit_ceil(entries_.size() * 2), 0);
-  for (std::uint32_t number = 0; number < entries_.size(); ++number) {
-    const std::string_view name = at(number).name;
-    const std::size_t home = std::hash<std::string_view>{}(name);
-    for (std::size_t probe = 0; probe < kProbesMax; ++probe) {
-      std::uint32_t& slot = by_name_[(home + probe) & (by_name_.size() - 1)];
-      if (slot != 0 && at(slot - 1).name != name) continue;
-      if (slot == 0) slot = number + 1;
-      break;
-    }
-  }
+std::string_view Kallsyms::name_of(std::size_t number) const {
+  const std::size_t begin = entries_[number].name + 1, end = number + 1 < entries_.size() ? entries_[number + 1].name : names_.size();
+  return std::string_view(names_).substr(begin, end - begin - 1);
 }
 
 std::optional<GuestVirt> Kallsyms::find(std::string_view name) const {
-  const std::size_t home = std::hash<std::string_view>{}(name);
-  for (std::size_t probe = 0; probe < kProbesMax; ++probe) {
-    const std::uint32_t slot = by_name_[(home + probe) & (by_name_.size() - 1)];
-    if (slot == 0) break;
-    if (at(slot - 1).name == name) return entries_[slot - 1].at;
-  }
-  return std::nullopt;
+  const auto number = by_name_.find(name, [this](std::uint32_t one) { return name_of(one); });
+  return number ? std::optional(entries_[*number].at) : std::nullopt;
 }
 
 std::optional<Kallsyms::Symbol> Kallsyms::before(GuestVirt address) const {
@@ -232,12 +243,16 @@ namespace {
 
 constexpr std::uint64_t kSpotEvery = 128 << 10;  // an offsets table is 250 KiB and more
 constexpr std::size_t kSpotOffsets = 32;
-constexpr std::uint64_t kAround = 6 << 20;  // of such a spot: more than the tables of any kernel
-constexpr std::size_t kPartsMax = 64;       // read so closely
-constexpr std::size_t kFoundMax = 4;        // a kernel and those of a few boots before
+constexpr std::uint64_t kStepBytes = 24 << 10;  // five such steps, to one side or the other, are within the table
+constexpr std::size_t kSteps = 5;
+constexpr std::array<std::uint64_t, 2> kAround{3 << 20, 8 << 20};  // of such a spot: the tables of Debian's kernels, of any kernel
+constexpr std::size_t kPartsMax = 64;                             // read so closely
+constexpr std::size_t kFoundMax = 4;                              // a kernel and those of a few boots before
+
+using Spot = std::array<std::int32_t, kSpotOffsets>;
 
 // Slowly growing numbers, or, where negative ones are relative, slowly falling ones.
-bool may_be_offsets(const std::array<std::int32_t, kSpotOffsets>& spot) {
+bool may_be_offsets(const Spot& spot) {
   constexpr std::int64_t kGapMax = 1 << 20;
   std::size_t same = 0;
   const bool down = spot[0] < 0;
@@ -249,27 +264,70 @@ bool may_be_offsets(const std::array<std::int32_t, kSpotOffsets>& spot) {
   return same < spot.size() / 2 && spot[0] != 0;
 }
 
-}  // namespace
+class Finder {
+ public:
+  explicit Finder(const PhysicalMemory& memory) : memory_(memory) {}
 
-std::vector<FoundKallsyms> find_kallsyms(const PhysicalMemory& memory) {
-  std::vector<FoundKallsyms> found;
-  std::size_t parts = 0;
-  for (const PhysRange& range : memory.ranges()) {
-    for (std::uint64_t at = 0; at + sizeof(std::int32_t) * kSpotOffsets <= range.bytes && parts < kPartsMax && found.size() < kFoundMax;
-         at += kSpotEvery) {
-      std::array<std::int32_t, kSpotOffsets> spot;
-      if (!memory.read(range.start + at, std::as_writable_bytes(std::span(spot))) || !may_be_offsets(spot)) continue;
-      ++parts;
-      const std::uint64_t from = at - std::min(at, kAround), to = std::min(range.bytes, at + kAround);
-      std::vector<std::byte> part(to - from);
-      if (!memory.read(range.start + from, part)) continue;
+  std::vector<FoundKallsyms> run() {
+    for (const PhysRange& range : memory_.ranges()) {
+      for (std::uint64_t at = 0; at < range.bytes && parts_ < kPartsMax && found_.size() < kFoundMax; at += kSpotEvery) {
+        const auto spot = spot_at(range, at);
+        if (!spot || !(goes_on(range, at, *spot, true) || goes_on(range, at, *spot, false))) continue;
+        // The rest of the tables that are found is no other kernel's.
+        if (const auto end = parse_around(range, at)) at = *end - *end % kSpotEvery;
+      }
+    }
+    return std::move(found_);
+  }
+
+ private:
+  std::optional<Spot> spot_at(const PhysRange& range, std::uint64_t at) const {
+    Spot spot;
+    if (at > range.bytes || range.bytes - at < sizeof spot) return std::nullopt;
+    if (!memory_.read(range.start + at, std::as_writable_bytes(std::span(spot))) || !may_be_offsets(spot)) return std::nullopt;
+    return spot;
+  }
+
+  // A look at a few more numbers spares a read of megabytes.
+  bool goes_on(const PhysRange& range, std::uint64_t at, Spot last, bool up) const {
+    for (std::size_t step = 0; step < kSteps; ++step) {
+      if (!up && at < kStepBytes) return false;
+      at = up ? at + kStepBytes : at - kStepBytes;
+      const auto spot = spot_at(range, at);
+      if (!spot || ((*spot)[0] > last[0]) != (((*spot)[0] >= 0) == up)) return false;
+      last = *spot;
+    }
+    return true;
+  }
+
+  std::optional<std::uint64_t> parse_around(const PhysRange& range, std::uint64_t at) {
+    ++parts_;
+    for (const std::uint64_t around : kAround) {
+      const std::uint64_t from = at - std::min(at, around), to = std::min(range.bytes, at + around);
+      std::span<std::byte> part = buffer(to - from);
+      if (!memory_.read(range.start + from, part)) continue;
       auto symbols = Kallsyms::parse(part);
       if (!symbols) continue;
-      found.push_back({range.start + from, std::move(*symbols)});
-      at = to - to % kSpotEvery;  // the rest of these tables is no other kernel's
+      found_.push_back({range.start + from, std::move(*symbols)});
+      return to;
     }
+    return std::nullopt;
   }
-  return found;
-}
+
+  std::span<std::byte> buffer(std::size_t bytes) {
+    if (bytes > buffer_bytes_) buffer_ = std::make_unique_for_overwrite<std::byte[]>(buffer_bytes_ = bytes);
+    return {buffer_.get(), bytes};
+  }
+
+  const PhysicalMemory& memory_;
+  std::vector<FoundKallsyms> found_;
+  std::unique_ptr<std::byte[]> buffer_;
+  std::size_t buffer_bytes_ = 0;
+  std::size_t parts_ = 0;
+};
+
+}  // namespace
+
+std::vector<FoundKallsyms> find_kallsyms(const PhysicalMemory& memory) { return Finder(memory).run(); }
 
 }  // namespace mhv::introspection

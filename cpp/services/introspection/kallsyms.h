@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "introspection/memory.h"
+#include "introspection/name_index.h"
 
 namespace mhv::introspection {
 
@@ -51,7 +52,7 @@ class Kallsyms {
   std::optional<Symbol> before(GuestVirt address) const;
 
  private:
-  void index_names();
+  std::string_view name_of(std::size_t number) const;
 
   struct Entry {
     GuestVirt at;
@@ -59,7 +60,7 @@ class Kallsyms {
   };
   std::string names_;  // each ended by a zero byte
   std::vector<Entry> entries_;
-  std::vector<std::uint32_t> by_name_;  // open-addressed: numbers of entries, from 1
+  NameIndex by_name_{0};
 };
 
 // Searches all RAM for the kernel that runs there and those that ran before it, for what they were stays in RAM over a reboot. Looks at one

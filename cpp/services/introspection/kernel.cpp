@@ -65,7 +65,7 @@ Kernel::Kernel(Parts parts)
 std::optional<AddressSpace> Kernel::space_of(GuestVirt root) const {
   const auto phys = space_.translate(root);
   if (!phys) return std::nullopt;
-  return AddressSpace(*memory_, phys->at.value, five_levels_);
+  return space_at(phys->at);
 }
 
 GuestVirt Kernel::symbol(std::string_view name) const {

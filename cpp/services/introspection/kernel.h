@@ -28,6 +28,7 @@ class Kernel {
   const AddressSpace& space() const { return space_; }  // of the kernel itself
   // Of a process: `root` is its pgd, where the kernel sees it.
   std::optional<AddressSpace> space_of(GuestVirt root) const;
+  AddressSpace space_at(GuestPhys root) const { return AddressSpace(*memory_, root.value, five_levels_); }
 
   // Throw kUnsupported: this kernel has none of that name.
   GuestVirt symbol(std::string_view name) const;

@@ -75,6 +75,11 @@ bool Look::read(GuestVirt at, std::span<std::byte> out) {
   return true;
 }
 
+std::optional<GuestPhys> Look::translate(GuestVirt at) {
+  const Known* const known = find(at);
+  return known != nullptr ? std::optional(known->at + (at.value - known->first)) : std::nullopt;
+}
+
 std::optional<std::string> AddressSpace::read_string(GuestVirt at, std::size_t max) const {
   std::string text;
   while (text.size() < max) {

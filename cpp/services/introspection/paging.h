@@ -43,6 +43,7 @@ class Look {
   explicit Look(const AddressSpace& space) : space_(space) {}
 
   bool read(GuestVirt at, std::span<std::byte> out);
+  std::optional<GuestPhys> translate(GuestVirt at);
 
  private:
   static constexpr std::size_t kKnown = 64;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <unordered_map>
+#include <utility>
 
 #include "base/error.h"
 
@@ -35,18 +35,21 @@ Processes::Processes(const Kernel& kernel)
       bytes_(std::max({tasks_, pid_, parent_, comm_, mm_}) + static_cast<std::uint32_t>(sizeof(ListHead)) - begin_),
       arg_start_(kernel.offset("mm_struct", "arg_start")),
       arg_end_(kernel.offset("mm_struct", "arg_end")),
-      pgd_(kernel.offset("mm_struct", "pgd")) {
-  if (bytes_ > kTaskBytesMax) {
+      pgd_(kernel.offset("mm_struct", "pgd")),
+      mm_begin_(std::min({arg_start_, arg_end_, pgd_})),
+      mm_bytes_(std::max({arg_start_, arg_end_, pgd_}) + static_cast<std::uint32_t>(sizeof(GuestVirt)) - mm_begin_) {
+  if (const std::uint32_t most = std::max(bytes_, mm_bytes_); most > kTaskBytesMax) {
     throw Error(Code::kUnsupported,
-                "the guest's kernel says that a process takes " + std::to_string(bytes_) + " bytes and more: " + kernel.banner(),
+                "the guest's kernel says that a process takes " + std::to_string(most) + " bytes and more: " + kernel.banner(),
                 "its BTF was tampered with, or it is no Debian kernel");
   }
 }
 
 // One time through the list. Each process is one read of memory, its command a few more.
-class Processes::Walk {
+class Processes::Pass {
  public:
-  explicit Walk(const Processes& processes) : p_(processes), look_(p_.kernel_.space()), part_(p_.bytes_) {}
+  Pass(const Processes& processes, bool commands)
+      : p_(processes), commands_(commands), look_(p_.kernel_.space()), part_(p_.bytes_), mm_(p_.mm_bytes_) {}
 
   // nullopt: a link did not lead back, so the list was changed, or is no list.
   std::optional<std::vector<Process>> run() {
@@ -61,7 +64,7 @@ class Processes::Walk {
       if (out.size() == kProcessesMax) return std::nullopt;
       out.push_back(process({at.value - p_.tasks_}));
     }
-    for (std::size_t i = 0; i < out.size(); ++i) out[i].parent = pid_of(parents_[i]);
+    name_parents(out);
     return out;
   }
 
@@ -86,31 +89,42 @@ class Processes::Walk {
     out.kernel_thread = mm.value == 0;
     out.task = task;
     parents_.push_back(field<GuestVirt>(p_.parent_));
-    pids_.emplace(task.value, out.pid);
-    if (!out.kernel_thread) out.command = command_of(mm);
+    if (commands_ && !out.kernel_thread) out.command = command_of(mm);
     return out;
   }
 
   // A parent may be a thread, which is in no list of processes. 0: nobody.
-  std::int32_t pid_of(GuestVirt task) {
-    const auto known = pids_.find(task.value);
-    if (known != pids_.end()) return known->second;
-    std::int32_t pid = 0;
-    return look_.read(task + p_.pid_, std::as_writable_bytes(std::span(&pid, 1))) ? pid : 0;
-  }
-
-  template <typename T>
-  bool read_into(GuestVirt at, T& value) {
-    return look_.read(at, std::as_writable_bytes(std::span(&value, 1)));
+  void name_parents(std::vector<Process>& processes) {
+    std::vector<std::pair<GuestVirt, std::int32_t>> pids;
+    pids.reserve(processes.size());
+    for (const Process& one : processes) pids.emplace_back(one.task, one.pid);
+    std::ranges::sort(pids);
+    for (std::size_t i = 0; i < processes.size(); ++i) {
+      std::int32_t& pid = processes[i].parent;
+      const auto known = std::ranges::lower_bound(pids, parents_[i], {}, &std::pair<GuestVirt, std::int32_t>::first);
+      if (i != 0 && parents_[i] == parents_[i - 1]) {
+        pid = processes[i - 1].parent;
+      } else if (known != pids.end() && known->first == parents_[i]) {
+        pid = known->second;
+      } else if (!look_.read(parents_[i] + p_.pid_, std::as_writable_bytes(std::span(&pid, 1)))) {
+        pid = 0;
+      }
+    }
   }
 
   // The process's own memory: it can have written anything there, and its pages may not be in RAM.
   std::string command_of(GuestVirt mm) {
-    GuestVirt start, end, root;
-    if (!read_into(mm + p_.arg_start_, start) || !read_into(mm + p_.arg_end_, end) || !read_into(mm + p_.pgd_, root) || end <= start)
-      return {};
+    if (!look_.read(mm + p_.mm_begin_, mm_)) return {};
+    const auto pointer = [&](std::uint32_t offset) {
+      GuestVirt value;
+      std::memcpy(&value, mm_.data() + (offset - p_.mm_begin_), sizeof value);
+      return value;
+    };
+    const GuestVirt start = pointer(p_.arg_start_), end = pointer(p_.arg_end_), root = pointer(p_.pgd_);
+    if (end <= start) return {};
     if (commands_bytes_ > kCommandsBytesMax) return {};
-    const auto space = p_.kernel_.space_of(root);
+    const auto phys = look_.translate(root);
+    const auto space = phys ? std::optional(p_.kernel_.space_at(*phys)) : std::nullopt;
     std::string text(std::min<std::uint64_t>(end - start, kCommandBytesMax), '\0');
     if (!space || !space->read(start, std::as_writable_bytes(std::span(text)))) return {};
     while (text.ends_with('\0')) text.pop_back();
@@ -120,18 +134,25 @@ class Processes::Walk {
   }
 
   const Processes& p_;
+  const bool commands_;
   Look look_;
-  std::vector<std::byte> part_;
+  std::vector<std::byte> part_, mm_;
   std::vector<GuestVirt> parents_;
   std::size_t commands_bytes_ = 0;
-  std::unordered_map<std::uint64_t, std::int32_t> pids_;
 };
 
-std::vector<Process> Processes::list() const {
+std::vector<Process> Processes::walk(bool commands) const {
   for (int tries = 0; tries < kWalks; ++tries) {
-    if (auto found = Walk(*this).run()) return std::move(*found);
+    if (auto found = Pass(*this, commands).run()) return std::move(*found);
   }
   throw Error(Code::kBusy, "the guest's list of processes does not hold together", "look at a checkpoint: its list stands still");
+}
+
+Process Processes::find(std::int32_t pid) const {
+  for (Process& one : list()) {
+    if (one.pid == pid) return std::move(one);
+  }
+  throw Error(Code::kNotFound, "the guest has no process " + std::to_string(pid), "`introspect processes` lists those that it has");
 }
 
 }  // namespace mhv::introspection

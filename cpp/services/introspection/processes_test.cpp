@@ -116,7 +116,7 @@ TEST(ProcessesTest, AreListed) {
   made.add_task("kworker/0:1", 17, 0);
   made.add_task("gone", 23, 1, kVirt + 0x3e'0000);  // its memory is empty
   const Kernel kernel(made.memory, made.paging());
-  const auto found = Processes(kernel).list();
+  const auto found = Processes(kernel).list_with_commands();
   ASSERT_EQ(found.size(), 3u);
   EXPECT_EQ(found[0].pid, 1);
   EXPECT_EQ(found[0].name, "init");
@@ -126,6 +126,9 @@ TEST(ProcessesTest, AreListed) {
   EXPECT_TRUE(found[1].kernel_thread);
   EXPECT_EQ(found[2].parent, 1);
   EXPECT_EQ(found[2].command, "");
+  EXPECT_EQ(Processes(kernel).list()[0].command, "");
+  EXPECT_EQ(Processes(kernel).find(17).task, found[1].task);
+  EXPECT_EQ(code_of([&] { Processes(kernel).find(18); }), Code::kNotFound);
 }
 
 TEST(ProcessesTest, AListThatDoesNotHoldTogether) {
