@@ -48,7 +48,7 @@ class Btf {
   std::vector<std::byte> bytes_;
   std::string_view strings_;           // each ended by a zero byte
   std::vector<std::uint32_t> places_;  // of the types, from number 1
-  NameIndex structures_{0};  // by name
+  NameIndex structures_{0};            // by name
 };
 
 }  // namespace mhv::introspection

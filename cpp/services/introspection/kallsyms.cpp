@@ -239,6 +239,11 @@ std::optional<Kallsyms::Symbol> Kallsyms::before(GuestVirt address) const {
   return at(static_cast<std::size_t>(behind - entries_.begin()) - 1);
 }
 
+std::optional<Kallsyms::Symbol> Kallsyms::after(GuestVirt address) const {
+  const auto behind = std::ranges::upper_bound(entries_, address, {}, &Entry::at);
+  return behind == entries_.end() ? std::nullopt : std::optional(at(static_cast<std::size_t>(behind - entries_.begin())));
+}
+
 namespace {
 
 constexpr std::uint64_t kSpotEvery = 128 << 10;  // an offsets table is 250 KiB and more
@@ -246,8 +251,8 @@ constexpr std::size_t kSpotOffsets = 32;
 constexpr std::uint64_t kStepBytes = 24 << 10;  // five such steps, to one side or the other, are within the table
 constexpr std::size_t kSteps = 5;
 constexpr std::array<std::uint64_t, 2> kAround{3 << 20, 8 << 20};  // of such a spot: the tables of Debian's kernels, of any kernel
-constexpr std::size_t kPartsMax = 64;                             // read so closely
-constexpr std::size_t kFoundMax = 4;                              // a kernel and those of a few boots before
+constexpr std::size_t kPartsMax = 64;                              // read so closely
+constexpr std::size_t kFoundMax = 4;                               // a kernel and those of a few boots before
 
 using Spot = std::array<std::int32_t, kSpotOffsets>;
 

@@ -50,6 +50,8 @@ class Kallsyms {
   std::optional<GuestVirt> find(std::string_view name) const;
   // The last one at or before `address`; nullopt: there is none.
   std::optional<Symbol> before(GuestVirt address) const;
+  // The first one behind `address`.
+  std::optional<Symbol> after(GuestVirt address) const;
 
  private:
   std::string_view name_of(std::size_t number) const;

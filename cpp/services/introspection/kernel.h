@@ -25,6 +25,7 @@ class Kernel {
   const std::string& banner() const { return banner_; }  // "Linux version 6.1.0-..."
   const Kallsyms& symbols() const { return symbols_; }
   const Btf& types() const { return types_; }
+  bool five_levels() const { return five_levels_; }
   const AddressSpace& space() const { return space_; }  // of the kernel itself
   // Of a process: `root` is its pgd, where the kernel sees it.
   std::optional<AddressSpace> space_of(GuestVirt root) const;

@@ -18,13 +18,14 @@ bool is_canonical(GuestVirt at, int levels) {
 
 }  // namespace
 
-std::optional<AddressSpace::Mapping> AddressSpace::translate(GuestVirt at) const {
+template <typename EntryAt>
+std::optional<AddressSpace::Mapping> AddressSpace::walk(GuestVirt at, EntryAt&& entry_at) const {
   if (!is_canonical(at, levels_)) return std::nullopt;
   GuestPhys table = root_;
   for (int level = levels_;; --level) {
     const unsigned shift = kPageShift + kTableShift * static_cast<unsigned>(level - 1);
     const std::uint64_t slot = (at.value >> shift) & ((1u << kTableShift) - 1);
-    const auto entry = introspection::read_as<std::uint64_t>(*memory_, table + slot * sizeof(std::uint64_t));
+    const std::optional<std::uint64_t> entry = entry_at(table + slot * sizeof(std::uint64_t));
     if (!entry || (*entry & kPresent) == 0) return std::nullopt;
     if (level == 1 || (level <= 3 && (*entry & kLarge) != 0)) {
       const std::uint64_t inside = (std::uint64_t{1} << shift) - 1;
@@ -32,6 +33,10 @@ std::optional<AddressSpace::Mapping> AddressSpace::translate(GuestVirt at) const
     }
     table = GuestPhys{*entry & kAddressBits};
   }
+}
+
+std::optional<AddressSpace::Mapping> AddressSpace::translate(GuestVirt at) const {
+  return walk(at, [this](GuestPhys entry) { return read_as<std::uint64_t>(*memory_, entry); });
 }
 
 bool AddressSpace::read(GuestVirt at, std::span<std::byte> out) const {
@@ -46,6 +51,17 @@ bool AddressSpace::read(GuestVirt at, std::span<std::byte> out) const {
   return true;
 }
 
+std::optional<std::uint64_t> Look::entry(GuestPhys at) {
+  const GuestPhys table{at.value - at.value % kPageSize};
+  const std::size_t place = table.value / kPageSize % kTables;
+  if (table_at_[place] != table || table.value == 0) {
+    table_at_[place] = {};
+    if (!space_.memory().read(table, std::as_writable_bytes(std::span(tables_[place])))) return std::nullopt;
+    table_at_[place] = table;
+  }
+  return tables_[place][at.value % kPageSize / sizeof(std::uint64_t)];
+}
+
 // Large pages are known by 2 MiB.
 const Look::Known* Look::find(GuestVirt at) {
   constexpr std::uint64_t kLargeBytes = 2 << 20;
@@ -54,7 +70,7 @@ const Look::Known* Look::find(GuestVirt at) {
   for (const Known* known : {&large, &small}) {
     if (at.value - known->first < known->bytes) return known;
   }
-  const auto there = space_.translate(at);
+  const auto there = space_.walk(at, [this](GuestPhys one) { return entry(one); });
   if (!there) return nullptr;
   const std::uint64_t bytes = std::min(there->page_bytes, kLargeBytes), inside = at.value % bytes;
   Known& out = bytes == kLargeBytes ? large : small;

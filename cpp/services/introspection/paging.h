@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <memory>
 #include <string>
 
 #include "introspection/memory.h"
@@ -30,6 +31,11 @@ class AddressSpace {
   const PhysicalMemory& memory() const { return *memory_; }
 
  private:
+  friend class Look;
+  // `entry_at` reads an entry of a page table.
+  template <typename EntryAt>
+  std::optional<Mapping> walk(GuestVirt at, EntryAt&& entry_at) const;
+
   static constexpr std::uint64_t kAddressBits = 0x000f'ffff'ffff'f000;
 
   const PhysicalMemory* memory_;
@@ -40,7 +46,7 @@ class AddressSpace {
 // An AddressSpace for one look: what it translated it knows until then. Not thread-safe; `space` outlives it.
 class Look {
  public:
-  explicit Look(const AddressSpace& space) : space_(space) {}
+  explicit Look(const AddressSpace& space) : space_(space), tables_(std::make_unique_for_overwrite<Table[]>(kTables)) {}
 
   bool read(GuestVirt at, std::span<std::byte> out);
   std::optional<GuestPhys> translate(GuestVirt at);
@@ -53,8 +59,15 @@ class Look {
   };
   const Known* find(GuestVirt at);
 
+  // Page tables are read whole, for the next page is most likely in one of them.
+  static constexpr std::size_t kTables = 64, kSlots = 512;
+  using Table = std::array<std::uint64_t, kSlots>;
+  std::optional<std::uint64_t> entry(GuestPhys at);
+
   const AddressSpace& space_;
   std::array<Known, kKnown> small_, large_;
+  std::array<GuestPhys, kTables> table_at_{};
+  std::unique_ptr<Table[]> tables_;
 };
 
 }  // namespace mhv::introspection

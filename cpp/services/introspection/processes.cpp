@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "introspection/walk.h"
 
 namespace mhv::introspection {
 namespace {
@@ -15,11 +16,6 @@ constexpr std::size_t kCommandBytesMax = 4096;
 constexpr std::size_t kCommandsBytesMax = 64u << 20;  // of all: a list may be made so that its structures overlap
 constexpr std::size_t kNameBytes = 16;
 constexpr std::uint32_t kTaskBytesMax = 64 << 10;
-
-struct ListHead {
-  GuestVirt next, prev;
-};
-static_assert(sizeof(ListHead) == 16);
 
 }  // namespace
 
