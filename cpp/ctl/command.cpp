@@ -1,19 +1,18 @@
 #include "ctl/command.h"
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
-#include <functional>
 #include <iostream>
 
-#include "client/client.h"
+#include "ctl/escape.h"
 #include "ctl/export.h"
 #include "ctl/format.h"
+#include "ctl/layer_commands.h"
+#include "ctl/service_commands.h"
+#include "ctl/session.h"
 
 namespace mhv::ctl {
 namespace {
 
-using client::Client;
 using protocol::Request;
 
 constexpr const char* kFooter = R"(
@@ -25,9 +24,6 @@ Exit status: 0 done; 2 wrong command line; 10 + error code otherwise:
 "checkpoint verify" and "store check" also end with 18 when they find a problem, "store repair" when a checkpoint was lost.)";
 
 struct Options {
-  std::string socket = client::kDefaultSocket;
-  std::string run_dir;
-  bool json = false;
   std::string guest;
   std::string id;
   std::string name;
@@ -37,6 +33,7 @@ struct Options {
   std::string disks_folder;
   std::string disks = "required";
   std::vector<std::string> services{"checkpoint"};
+  std::vector<std::string> configurations;
   double interval_s = 0;
   double overhead_max = 10;
   double timeout_s = 600;
@@ -44,36 +41,16 @@ struct Options {
   std::uint32_t limit = 0;
 };
 
-// One line on a terminal that is written over; nothing else gets progress.
-class Progress {
- public:
-  explicit Progress(bool wanted) : wanted_(wanted && ::isatty(STDERR_FILENO) == 1) {}
-  ~Progress() {
-    if (shown_) std::cerr << "\r\033[K" << std::flush;
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-  void operator()(const protocol::Progress& at) {
-    if (!wanted_) return;
-    std::cerr << "\r\033[K" << progress_text(at) << std::flush;
-    shown_ = true;
-  }
-
- private:
-  bool wanted_;
-  bool shown_ = false;
-};
-
 class Commands {
  public:
-  explicit Commands(const Options& options)
-      : options_(options), client_(options.run_dir.empty() ? options.socket : options.run_dir + "/mhvd.sock") {}
+  Commands(const Options& options, Session& session) : options_(options), session_(session), json_(session.json()) {}
 
   int attach() {
     Request request;
     auto& attach = *request.mutable_attach();
     attach.set_guest(options_.guest);
     for (const std::string& service : options_.services) attach.mutable_options()->add_services(service);
+    for (const std::string& one : options_.configurations) add_configuration(*attach.mutable_options(), one);
     attach.mutable_options()->set_checkpoint_interval_s(options_.interval_s);
     attach.mutable_options()->set_checkpoint_overhead_max(options_.overhead_max);
     client::set_keep(*attach.mutable_options(), options_.keep);
@@ -97,7 +74,7 @@ class Commands {
     Request request;
     request.mutable_status()->set_guest(options_.guest);
     const auto reply = call(std::move(request)).status();
-    if (options_.json) return print(to_json(reply) + "\n");
+    if (json_) return print(to_json(reply) + "\n");
     return print(options_.guest.empty() || reply.guests().empty() ? status_table(reply) : status_details(reply.guests(0)));
   }
   int hold() {
@@ -118,7 +95,7 @@ class Commands {
     Request request;
     request.mutable_self_test();
     const auto reply = call(std::move(request)).self_test();
-    return print(options_.json ? to_json(reply) + "\n" : self_test_text(reply));
+    return print(json_ ? to_json(reply) + "\n" : self_test_text(reply));
   }
   int create() {
     Request request;
@@ -132,7 +109,7 @@ class Commands {
     request.mutable_checkpoint_list()->set_marker(options_.marker);
     request.mutable_checkpoint_list()->set_limit(options_.limit);
     const auto reply = call(std::move(request)).checkpoint_list();
-    return print(options_.json ? to_json(reply) + "\n" : checkpoint_table(reply));
+    return print(json_ ? to_json(reply) + "\n" : checkpoint_table(reply));
   }
   int show() { return print_checkpoint(fetch()); }
   int remove() {
@@ -147,16 +124,16 @@ class Commands {
     request.mutable_checkpoint_restore()->set_guest(options_.guest);
     request.mutable_checkpoint_restore()->set_id(options_.id);
     const auto reply = call(std::move(request)).restore();
-    if (options_.json) return print(to_json(reply) + "\n");
+    if (json_) return print(to_json(reply) + "\n");
     return print(options_.guest + " is back at checkpoint " + options_.id + (reply.in_place() ? "" : ", in a new process") + ": " +
                  std::to_string(reply.pages_written()) + " pages put back, paused " + std::to_string(reply.pause_us() / 1000) + " ms\n");
   }
   int export_to() {
     const auto checkpoint = fetch();
-    Progress progress(!options_.json);
-    const auto reply = export_image(client_, options_.guest, options_.id, options_.file, std::ref(progress));
-    if (!options_.disks_folder.empty()) export_disks(client_, options_.guest, checkpoint.checkpoint(), options_.disks_folder);
-    if (options_.json) return print(to_json(reply) + "\n");
+    Progress progress(!json_);
+    const auto reply = export_image(session_.client(), options_.guest, options_.id, options_.file, std::ref(progress));
+    if (!options_.disks_folder.empty()) export_disks(session_.client(), options_.guest, checkpoint.checkpoint(), options_.disks_folder);
+    if (json_) return print(to_json(reply) + "\n");
     return print(bytes_text(reply.bytes()) + " written to " + options_.file +
                  "; \"virsh restore\" takes it, with the disks at the same point\n");
   }
@@ -164,7 +141,7 @@ class Commands {
     Request request;
     request.mutable_checkpoint_verify()->set_guest(options_.guest);
     const auto report = call(std::move(request)).verify();
-    print(options_.json ? to_json(report) + "\n" : verify_text(report));
+    print(json_ ? to_json(report) + "\n" : verify_text(report));
     return report.problems().empty() ? 0 : 10 + static_cast<int>(Code::kCorrupt);
   }
 
@@ -172,62 +149,61 @@ class Commands {
     Request request;
     request.mutable_store_repair()->set_guest(options_.guest);
     const auto report = call(std::move(request)).repair();
-    print(options_.json ? to_json(report) + "\n" : repair_text(report));
+    print(json_ ? to_json(report) + "\n" : repair_text(report));
     return report.lost().empty() ? 0 : 10 + static_cast<int>(Code::kCorrupt);
   }
   int store_stat() {
     Request request;
     request.mutable_store_stat()->set_guest(options_.guest);
     const auto reply = call(std::move(request)).store_stat();
-    return print(options_.json ? to_json(reply) + "\n" : store_stat_text(reply));
+    return print(json_ ? to_json(reply) + "\n" : store_stat_text(reply));
   }
   int store_compact() {
     Request request;
     request.mutable_store_compact()->set_guest(options_.guest);
     const auto reply = call(std::move(request)).store_compact();
-    if (options_.json) return print(to_json(reply) + "\n");
+    if (json_) return print(to_json(reply) + "\n");
     return print(bytes_text(reply.bytes_before()) + " on the disk before, " + bytes_text(reply.bytes_after()) + " now\n");
   }
 
  private:
-  protocol::Reply call(Request request) {
-    Progress progress(!options_.json);
-    return client_.call(std::move(request), std::ref(progress));
-  }
+  protocol::Reply call(Request request) { return session_.call(std::move(request)); }
   protocol::CheckpointReply fetch() {
     Request request;
     request.mutable_checkpoint_show()->set_guest(options_.guest);
     request.mutable_checkpoint_show()->set_id(options_.id);
     return call(std::move(request)).checkpoint();
   }
-  int print(const std::string& text) {
-    std::cout << text << std::flush;
-    return 0;
-  }
-  int done(const std::string& what) { return print(options_.json ? "{}\n" : options_.guest + ": " + what + "\n"); }
+  int print(const std::string& text) { return session_.print(text); }
+  int done(const std::string& what) { return session_.done(options_.guest, what); }
   int print_checkpoint(const protocol::CheckpointReply& reply) {
-    return print(options_.json ? to_json(reply) + "\n" : checkpoint_details(reply.checkpoint()));
+    return print(json_ ? to_json(reply) + "\n" : checkpoint_details(reply.checkpoint()));
   }
 
   const Options& options_;
-  Client client_;
+  Session& session_;
+  const bool json_;
 };
 
-using Action = int (Commands::*)();
+using Command = int (Commands::*)();
 
 class CommandLine {
  public:
-  CommandLine() : app_("mhvctl: checkpoints of this host's guests, by mhvd.", "mhvctl") {
+  CommandLine() : app_("mhvctl: checkpoints of this host's guests and what watches over them, by mhvd.", "mhvctl") {
     app_.footer(kFooter);
     app_.require_subcommand(1);
     app_.fallthrough();
     app_.set_version_flag("--version", "mhvctl " MHV_VERSION);
-    app_.add_option("--socket", options_.socket, "mhvd's socket")->capture_default_str();
-    app_.add_option("--run-dir", options_.run_dir, "the folder that mhvd.sock is in, instead of --socket");
-    app_.add_flag("--json", options_.json, "one line of JSON on standard output, errors too");
+    app_.add_option("--socket", globals_.socket, "mhvd's socket")->capture_default_str();
+    app_.add_option("--run-dir", globals_.run_dir, "the folder that mhvd.sock is in, instead of --socket");
+    app_.add_flag("--json", globals_.json, "one line of JSON on standard output, errors too");
     add_guest_commands();
     add_checkpoint_commands();
     add_store_commands();
+    add_service_commands(app_, chosen_);
+    add_introspect_command(app_, chosen_);
+    add_alerts_command(app_, chosen_);
+    add_layer_commands(app_, chosen_);
   }
 
   int run(int argc, const char* const* argv) {
@@ -237,12 +213,13 @@ class CommandLine {
       return app_.exit(error) == 0 ? 0 : 2;
     }
     try {
-      Commands commands(options_);
-      return (commands.*action_)();
+      Session session(globals_);
+      return chosen_(session);
     } catch (const Error& error) {
-      if (options_.json) std::cout << error_json(error) << "\n";
-      std::cerr << "mhvctl: " << error.what() << "\n";
-      if (!error.hint().empty()) std::cerr << "  -> " << error.hint() << "\n";
+      if (globals_.json) std::cout << error_json(error) << "\n";
+      // Some of them are a layer's own words.
+      std::cerr << "mhvctl: " << escaped(error.what()) << "\n";
+      if (!error.hint().empty()) std::cerr << "  -> " << escaped(error.hint()) << "\n";
       return 10 + static_cast<int>(error.code());
     } catch (const std::exception& error) {
       std::cerr << "mhvctl: " << error.what() << "\n";
@@ -251,16 +228,17 @@ class CommandLine {
   }
 
  private:
-  CLI::App& add(CLI::App& to, const char* name, const char* help, Action action, bool with_guest = true) {
+  CLI::App& add(CLI::App& to, const char* name, const char* help, Command what, bool with_guest = true) {
     CLI::App& command = *to.add_subcommand(name, help);
     if (with_guest) command.add_option("DOMAIN", options_.guest, "libvirt name or UUID")->required();
-    command.callback([this, action] { action_ = action; });
+    command.callback([this, what] { chosen_ = [this, what](Session& session) { return (Commands(options_, session).*what)(); }; });
     return command;
   }
 
   void add_guest_commands() {
     CLI::App& attach = add(app_, "attach", "give a guest its services", &Commands::attach);
-    attach.add_option("--service", options_.services, "service, may be repeated")->capture_default_str();
+    attach.add_option("--service", options_.services, "service, may be repeated")->allow_extra_args(false)->capture_default_str();
+    attach.add_option("--configure", options_.configurations, "SERVICE=JSON or SERVICE=@FILE, may be repeated")->allow_extra_args(false);
     attach.add_option("--interval-s,--interval", options_.interval_s, "seconds between automatic checkpoints; 0: on demand only");
     attach
         .add_option("--overhead-max", options_.overhead_max,
@@ -312,7 +290,8 @@ class CommandLine {
 
   CLI::App app_;
   Options options_;
-  Action action_ = nullptr;
+  Globals globals_;
+  Action chosen_;
 };
 
 }  // namespace

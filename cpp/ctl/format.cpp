@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "client/client.h"
+#include "ctl/escape.h"
 
 namespace mhv::ctl {
 namespace {
@@ -32,6 +33,20 @@ std::string number_text(double number, const char* unit) {
   std::array<char, 64> text{};
   std::snprintf(text.data(), text.size(), "%g %s", number, unit);
   return text.data();
+}
+
+std::string layer_text(const protocol::LayerStatus& layer) {
+  std::string out = escaped(layer.state());
+  if (!layer.version().empty()) out += ", version " + escaped(layer.version());
+  out += ", " + std::to_string(layer.epochs()) + " epochs, " + std::to_string(layer.alerts()) + " alerts";
+  if (layer.late() > 0) out += ", late " + std::to_string(layer.late()) + " times";
+  if (layer.restarts() > 0) out += ", restarted " + std::to_string(layer.restarts()) + " times";
+  return layer.message().empty() ? out : out + ": " + escaped(layer.message());
+}
+
+std::vector<std::string> alert_cells(const protocol::Alert& alert) {
+  return {std::to_string(alert.number()), time_text(alert.time_ns()),      escaped(alert.severity()),
+          escaped(alert.layer()),         or_dash(escaped(alert.title())), or_dash(escaped(alert.detail()))};
 }
 
 std::string disks_text(const protocol::Checkpoint& checkpoint) {
@@ -111,6 +126,7 @@ std::string status_details(const protocol::GuestStatus& guest) {
             {"qemu pid", guest.qemu_pid() == 0 ? "" : std::to_string(guest.qemu_pid())},
             {"worker pid", guest.worker_pid() == 0 ? "" : std::to_string(guest.worker_pid())},
             {"worker restarts", std::to_string(guest.worker_restarts())}};
+  for (const protocol::LayerStatus& layer : guest.layers()) rows.push_back({"layer " + escaped(layer.name()), layer_text(layer)});
   return details(rows);
 }
 
@@ -186,6 +202,26 @@ std::string store_stat_text(const protocol::StoreStatReply& stat) {
     rows.push_back({one.name(), std::to_string(one.contents()), bytes_text(one.bytes())});
   }
   return out + table({"ENCODING", "CONTENTS", "STORED"}, rows);
+}
+
+std::string layer_table(const protocol::LayerListReply& reply) {
+  Rows rows;
+  for (const protocol::LayerInfo& layer : reply.layers()) {
+    rows.push_back({escaped(layer.name()), or_dash(escaped(layer.version())), or_dash(escaped(layer.vendor()))});
+  }
+  return table({"NAME", "VERSION", "VENDOR"}, rows);
+}
+
+std::string alert_table(const protocol::AlertListReply& reply) {
+  Rows rows;
+  for (const protocol::Alert& alert : reply.alerts()) rows.push_back(alert_cells(alert));
+  return table({"NUMBER", "TIME", "SEVERITY", "LAYER", "TITLE", "DETAIL"}, rows);
+}
+
+std::string alert_line(const protocol::Alert& alert) {
+  std::string out;
+  for (const std::string& cell : alert_cells(alert)) out += (out.empty() ? "" : "  ") + cell;
+  return out + "\n";
 }
 
 std::string bytes_text(std::uint64_t bytes) {

@@ -22,6 +22,11 @@ std::string verify_text(const protocol::VerifyReport& report);
 std::string repair_text(const protocol::RepairReport& report);
 std::string store_stat_text(const protocol::StoreStatReply& stat);
 
+// Layers and alerts: what a layer says is escaped (ctl/escape.h).
+std::string layer_table(const protocol::LayerListReply& reply);
+std::string alert_table(const protocol::AlertListReply& reply);
+std::string alert_line(const protocol::Alert& alert);
+
 std::string bytes_text(std::uint64_t bytes);                    // "12.3 MiB"
 std::string time_text(std::int64_t ns_since_1970);              // "2026-01-31 12:00:00Z"
 std::string progress_text(const protocol::Progress& progress);  // "copying memory 40%"

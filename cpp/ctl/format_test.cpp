@@ -142,6 +142,58 @@ TEST(Format, StoreStat) {
   EXPECT_NE(text.find("delta     7         2.0 KiB"), std::string::npos) << text;
 }
 
+protocol::Alert alert() {
+  protocol::Alert a;
+  a.set_number(7);
+  a.set_time_ns(1'767'225'600'000'000'000);
+  a.set_layer("integrity");
+  a.set_severity("critical");
+  a.set_title("a syscall's entry leaves the kernel: \033[2J");
+  a.set_detail(R"({"syscall":59})");
+  return a;
+}
+
+TEST(Format, StatusShowsTheLayers) {
+  protocol::GuestStatus guest;
+  auto& ready = *guest.add_layers();
+  ready.set_name("introspection");
+  ready.set_version("1.0");
+  ready.set_state("ready");
+  ready.set_epochs(12);
+  auto& failed = *guest.add_layers();
+  failed.set_name("heat-map");
+  failed.set_state("failed");
+  failed.set_message("killed \033[31m");
+  failed.set_alerts(1);
+  failed.set_late(2);
+  failed.set_restarts(3);
+  const std::string text = status_details(guest);
+  EXPECT_NE(text.find("layer introspection  ready, version 1.0, 12 epochs, 0 alerts\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("layer heat-map       failed, 0 epochs, 1 alerts, late 2 times, restarted 3 times: killed \\x1b[31m\n"),
+            std::string::npos)
+      << text;
+}
+
+TEST(Format, LayersAreATable) {
+  protocol::LayerListReply reply;
+  auto& layer = *reply.add_layers();
+  layer.set_name("heat-map");
+  layer.set_vendor("ACME\n");
+  EXPECT_EQ(layer_table(reply),
+            "NAME      VERSION  VENDOR\n"
+            "heat-map  -        ACME\\x0a\n");
+}
+
+TEST(Format, AlertsAreATableAndLines) {
+  protocol::AlertListReply reply;
+  *reply.add_alerts() = alert();
+  EXPECT_EQ(alert_table(reply),
+            "NUMBER  TIME                  SEVERITY  LAYER      TITLE                                         DETAIL\n"
+            "7       2026-01-01 00:00:00Z  critical  integrity  a syscall's entry leaves the kernel: \\x1b[2J  {\"syscall\":59}\n");
+  EXPECT_EQ(alert_line(alert()),
+            "7  2026-01-01 00:00:00Z  critical  integrity  a syscall's entry leaves the kernel: \\x1b[2J  {\"syscall\":59}\n");
+}
+
 TEST(Format, BytesAndProgress) {
   EXPECT_EQ(bytes_text(1023), "1023 B");
   EXPECT_EQ(bytes_text(1024), "1.0 KiB");
@@ -170,6 +222,15 @@ TEST(Json, IsOneLineWithNumbersAsNumbers) {
   protocol::ServiceOptions options;
   options.set_checkpoint_disks(protocol::DISKS_BEST_EFFORT);
   EXPECT_EQ(nlohmann::json::parse(to_json(options))["checkpoint_disks"], "best-effort");
+}
+
+TEST(Json, MapsAreObjectsAndTheLineIsAscii) {
+  protocol::ServiceOptions options;
+  (*options.mutable_configurations())["integrity"] = R"({"on_finding":"hold"})";
+  EXPECT_EQ(nlohmann::json::parse(to_json(options))["configurations"]["integrity"], R"({"on_finding":"hold"})");
+  protocol::Alert said;
+  said.set_title("\xc2\x9b\x7f\xff");
+  EXPECT_NE(to_json(said).find(R"("title":"\u009b\u007f\ufffd")"), std::string::npos) << to_json(said);
 }
 
 TEST(Json, ErrorsSayTheirCode) {

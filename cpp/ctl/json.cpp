@@ -51,17 +51,28 @@ Json repeated(const pb::Message& message, const pb::FieldDescriptor* field) {
   return out;
 }
 
+// Maps are of strings alone.
+Json map(const pb::Message& message, const pb::FieldDescriptor* field) {
+  Json out = Json::object();
+  for (int i = 0; i < message.GetReflection()->FieldSize(message, field); ++i) {
+    const Json entry = convert(message.GetReflection()->GetRepeatedMessage(message, field, i));
+    out[entry["key"].get<std::string>()] = entry["value"];
+  }
+  return out;
+}
+
 Json convert(const pb::Message& message) {
   Json out = Json::object();
   const pb::Descriptor* descriptor = message.GetDescriptor();
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const pb::FieldDescriptor* field = descriptor->field(i);
-    out[field->name()] = field->is_repeated() ? repeated(message, field) : single(message, field);
+    out[field->name()] = field->is_map() ? map(message, field) : field->is_repeated() ? repeated(message, field) : single(message, field);
   }
   return out;
 }
 
-std::string line(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+// ASCII alone: a terminal takes other characters for commands, too.
+std::string line(const Json& json) { return json.dump(-1, ' ', true, Json::error_handler_t::replace); }
 
 }  // namespace
 
