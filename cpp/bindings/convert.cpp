@@ -54,6 +54,17 @@ py::list repeated(const pb::Message& message, const pb::FieldDescriptor* field) 
   return out;
 }
 
+// Maps are of strings alone.
+py::dict map(const pb::Message& message, const pb::FieldDescriptor* field) {
+  const pb::Reflection* reflection = message.GetReflection();
+  py::dict out;
+  for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+    const py::dict entry = to_dict(reflection->GetRepeatedMessage(message, field, i));
+    out[entry["key"]] = entry["value"];
+  }
+  return out;
+}
+
 }  // namespace
 
 py::dict to_dict(const pb::Message& message) {
@@ -62,7 +73,9 @@ py::dict to_dict(const pb::Message& message) {
   for (int i = 0; i < descriptor->field_count(); ++i) {
     const pb::FieldDescriptor* field = descriptor->field(i);
     const py::str key(field->name());
-    if (field->is_repeated()) {
+    if (field->is_map()) {
+      out[key] = map(message, field);
+    } else if (field->is_repeated()) {
       out[key] = repeated(message, field);
     } else {
       out[key] = single(message, field);

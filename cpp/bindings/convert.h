@@ -7,7 +7,7 @@
 namespace mhv::bindings {
 
 // Every field is there, also one that holds its default. An enum is its value's name in lower case without the prefix
-// ("best-effort"); a message is a dict, a repeated field a list. Needs the GIL.
+// ("best-effort"); a message and a map are a dict, a repeated field is a list. Needs the GIL.
 pybind11::dict to_dict(const google::protobuf::Message& message);
 
 }  // namespace mhv::bindings

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <map>
 #include <optional>
 #include <variant>
 
@@ -30,7 +31,8 @@ mhv::protocol::Reply call(Client& client, mhv::protocol::Request request, const 
 }
 
 void attach(Client& client, const std::string& guest, const std::vector<std::string>& services, double interval_s,
-            const std::variant<std::uint32_t, std::string>& keep, const std::string& disks, double overhead_max) {
+            const std::variant<std::uint32_t, std::string>& keep, const std::string& disks, double overhead_max,
+            const std::map<std::string, std::string>& configurations) {
   mhv::protocol::Request request;
   auto& attach = *request.mutable_attach();
   attach.set_guest(guest);
@@ -40,6 +42,8 @@ void attach(Client& client, const std::string& guest, const std::vector<std::str
   mhv::client::set_keep(*attach.mutable_options(), count != nullptr ? std::to_string(*count) : std::get<std::string>(keep));
   attach.mutable_options()->set_checkpoint_overhead_max(overhead_max);
   attach.mutable_options()->set_checkpoint_disks(mhv::client::parse_disk_policy(disks));
+  for (const auto& [service, configuration] : configurations)
+    attach.mutable_options()->mutable_configurations()->insert({service, configuration});
   call(client, std::move(request));
 }
 
@@ -137,6 +141,51 @@ py::dict checkpoint_verify(Client& client, const std::string& guest, const Progr
   return to_dict(call(client, std::move(request), progress).verify());
 }
 
+void service_add(Client& client, const std::string& guest, const std::string& service, const std::string& configuration) {
+  mhv::protocol::Request request;
+  request.mutable_service_add()->set_guest(guest);
+  request.mutable_service_add()->set_service(service);
+  request.mutable_service_add()->set_configuration(configuration);
+  call(client, std::move(request));
+}
+
+void service_remove(Client& client, const std::string& guest, const std::string& service) {
+  mhv::protocol::Request request;
+  request.mutable_service_remove()->set_guest(guest);
+  request.mutable_service_remove()->set_service(service);
+  call(client, std::move(request));
+}
+
+std::string layer_call(Client& client, const std::string& guest, const std::string& layer, const std::string& method,
+                       const std::string& arguments) {
+  mhv::protocol::Request request;
+  auto& asked = *request.mutable_layer_call();
+  asked.set_guest(guest);
+  asked.set_layer(layer);
+  asked.set_method(method);
+  asked.set_arguments(arguments);
+  return call(client, std::move(request)).layer_answer().result();
+}
+
+py::list layer_list(Client& client) {
+  mhv::protocol::Request request;
+  request.mutable_layer_list();
+  const auto reply = call(client, std::move(request));
+  py::list out;
+  for (const auto& entry : reply.layer_list().layers()) out.append(to_dict(entry));
+  return out;
+}
+
+py::list alerts(Client& client, const std::string& guest, std::uint64_t after) {
+  mhv::protocol::Request request;
+  request.mutable_alert_list()->set_guest(guest);
+  request.mutable_alert_list()->set_after(after);
+  const auto reply = call(client, std::move(request));
+  py::list out;
+  for (const auto& entry : reply.alert_list().alerts()) out.append(to_dict(entry));
+  return out;
+}
+
 // An EngineError with .code ("not-found", see mhv::code_name), .message and .hint.
 void define_error(py::module_& module) {
   static PyObject* type =
@@ -166,7 +215,7 @@ PYBIND11_MODULE(_engine, module) {
       .def(py::init<std::string>(), py::arg("socket_path") = mhv::client::kDefaultSocket)
       .def_property_readonly("socket_path", &Client::socket_path)
       .def("attach", &attach, py::arg("guest"), py::arg("services"), py::arg("interval_s") = 0.0, py::arg("keep") = std::uint32_t{0},
-           py::arg("disks") = "required", py::arg("overhead_max") = 10.0)
+           py::arg("disks") = "required", py::arg("overhead_max") = 10.0, py::arg("configurations") = std::map<std::string, std::string>{})
       .def("detach", &detach, py::arg("guest"))
       .def("forget", &forget, py::arg("guest"))
       .def("hold", &hold, py::arg("guest"), py::arg("reason"), py::arg("timeout_s"))
@@ -179,5 +228,10 @@ PYBIND11_MODULE(_engine, module) {
       .def("checkpoint_delete", &checkpoint_delete, py::arg("guest"), py::arg("id"))
       .def("checkpoint_restore", &checkpoint_restore, py::arg("guest"), py::arg("id"), py::arg("progress") = none)
       .def("checkpoint_export", &checkpoint_export, py::arg("guest"), py::arg("id"), py::arg("fd"), py::arg("progress") = none)
-      .def("checkpoint_verify", &checkpoint_verify, py::arg("guest"), py::arg("progress") = none);
+      .def("checkpoint_verify", &checkpoint_verify, py::arg("guest"), py::arg("progress") = none)
+      .def("service_add", &service_add, py::arg("guest"), py::arg("service"), py::arg("configuration") = "")
+      .def("service_remove", &service_remove, py::arg("guest"), py::arg("service"))
+      .def("layer_call", &layer_call, py::arg("guest"), py::arg("layer"), py::arg("method"), py::arg("arguments") = "{}")
+      .def("layer_list", &layer_list)
+      .def("alerts", &alerts, py::arg("guest"), py::arg("after") = std::uint64_t{0});
 }
