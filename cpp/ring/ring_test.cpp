@@ -28,11 +28,11 @@ constexpr auto kNever = std::chrono::steady_clock::time_point::max();
 std::vector<std::byte> content(std::uint64_t seed, std::size_t bytes) {
   std::vector<std::byte> out(bytes);
   std::uint64_t x = seed * 0x9e3779b97f4a7c15 + 1;
-  for (std::byte& b : out) {
+  for (std::size_t at = 0; at < bytes; at += sizeof x) {
     x ^= x << 13;
     x ^= x >> 7;
     x ^= x << 17;
-    b = static_cast<std::byte>(x);
+    std::memcpy(out.data() + at, &x, std::min(sizeof x, bytes - at));
   }
   return out;
 }
