@@ -1,0 +1,29 @@
+// What mhv-jail is asked to run, and within which limits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mhv::jail {
+
+inline constexpr int kFirstDescriptor = 3;  // the layer's: its channel, two eventfds, then guest memory
+inline constexpr int kFirstMemory = 6;
+
+struct Options {
+  std::string package;      // the folder of the layer's package: /layer inside
+  std::string program;      // beneath it
+  std::string python_home;  // a virtual environment, at the same path inside; may be empty
+  std::string cgroup;       // a cgroup (v2) that the caller was delegated; may be empty
+  std::uint32_t uid = 0;    // on the host; the gid as well
+  std::uint32_t memory_mib = 0;
+  std::uint32_t cpu_percent = 0;
+  std::uint32_t pids = 0;
+  std::uint32_t descriptors = 0;  // from kFirstDescriptor on
+  std::vector<std::string> arguments;
+};
+
+// Throws kInvalid. `help` is set to the text of --help when that was asked for.
+Options parse_options(int argc, const char* const* argv, std::string& help);
+
+}  // namespace mhv::jail

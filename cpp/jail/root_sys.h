@@ -1,0 +1,38 @@
+// The files that a layer sees: what a dynamic program or a Python interpreter needs, and its own package, all of it read-only.
+//
+//   /usr                      and /bin, /lib, /lib64: links where the host's are links
+//   /layer                    the package
+//   PYTHON_HOME               at its own path
+//
+// There is no /proc (nothing to open a descriptor again by), no /sys, no /dev, no /etc, no /tmp.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace mhv::jail {
+
+// In a mount namespace of its own, in two steps: what is bound is looked up as the caller's user, the new root is made as the layer's.
+class NewRoot {
+ public:
+  NewRoot(const std::string& package, const std::string& python_home);
+  // Ends in the new root's folder /layer; nothing of the old root is left.
+  void enter();
+
+ private:
+  struct Tree {
+    std::string target;  // relative to the new root
+    Fd mount;            // detached, read-only
+  };
+  struct Link {
+    std::string name, to;
+  };
+  void bind(const std::string& source, const std::string& target);
+
+  std::vector<Tree> trees_;
+  std::vector<Link> links_;
+};
+
+}  // namespace mhv::jail
