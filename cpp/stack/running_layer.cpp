@@ -12,7 +12,7 @@
 namespace mhv::stack {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;  // people read it in the order that the layer gave it
 using namespace std::chrono_literals;
 
 constexpr auto kReadyIn = 30s;

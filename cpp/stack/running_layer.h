@@ -109,10 +109,10 @@ class RunningLayer {
   void look_at_the_clock();
   void handle(const ring::Message& message);
   void handle_text(const ring::Message& message);
-  void ready(const nlohmann::json& said);
-  void alert(const nlohmann::json& said);
-  void ask(const nlohmann::json& said);
-  void answer(std::uint64_t id, const nlohmann::json& said);
+  void ready(const nlohmann::ordered_json& said);
+  void alert(const nlohmann::ordered_json& said);
+  void ask(const nlohmann::ordered_json& said);
+  void answer(std::uint64_t id, const nlohmann::ordered_json& said);
   void read(const ring::Message& message);
   void epoch_done(const ring::Message& message);
   bool send_text(ring::Type type, std::uint64_t id, const std::string& text);
