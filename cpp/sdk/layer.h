@@ -18,7 +18,7 @@
 
 namespace mhv::sdk {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;  // an answer keeps the order of its keys
 using ring::Decision;
 using ring::Direction;
 
