@@ -8,9 +8,9 @@ namespace mhv::guest {
 namespace {
 
 // The head of a section: its kind (full), its number, its name with the length before it, the number of the processor, the version.
-constexpr std::byte kSectionFull{4};
+constexpr std::byte kFullSection{4};
 constexpr std::array kCpuName{std::byte{3}, std::byte{'c'}, std::byte{'p'}, std::byte{'u'}};
-constexpr std::size_t kNameAt = 5, kInstanceAt = 9, kVersionAt = 13, kHeadBytes = 17;
+constexpr std::size_t kCpuNameAt = 5, kInstanceAt = 9, kVersionAt = 13, kHeadBytes = 17;
 constexpr std::uint32_t kCpuVersion = 12;
 
 // Where vmstate_x86_cpu has them (target/i386/machine.c), big-endian.
@@ -60,10 +60,10 @@ std::vector<ring::Vcpu> parse_vcpus(std::span<const std::byte> state) {
     if (name == state.end()) return out;
     from = name + 1;
     const auto at = static_cast<std::size_t>(name - state.begin());
-    if (at < kNameAt || state.size() - at < kHeadBytes - kNameAt + kCpuBytesMin) continue;
-    const std::span<const std::byte> section = state.subspan(at - kNameAt);
+    if (at < kCpuNameAt || state.size() - at < kHeadBytes - kCpuNameAt + kCpuBytesMin) continue;
+    const std::span<const std::byte> section = state.subspan(at - kCpuNameAt);
     // The numbers go up one by one, so what only looks like a head is hardly taken for one.
-    if (section[0] != kSectionFull || big<std::uint32_t>(section, kVersionAt) != kCpuVersion) continue;
+    if (section[0] != kFullSection || big<std::uint32_t>(section, kVersionAt) != kCpuVersion) continue;
     if (big<std::uint32_t>(section, kInstanceAt) != out.size() || out.size() == kVcpusMax) continue;
     out.push_back(parse_vcpu(section.subspan(kHeadBytes)));
   }
