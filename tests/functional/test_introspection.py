@@ -105,10 +105,12 @@ def talker(request, host, engine, state):
 
 def set_scene(shell):
     shell.type(f"({SCENE}) < /dev/null > /dev/null 2>&1")
-    lab.wait_until(
-        "the guest to start what it is to show",
-        lambda: shell.say(f"for x in {SCENE_STARTED}; do pgrep -f $x > /dev/null || echo $x; done") == "",
-    )
+
+    def started():
+        seen = shell.say("ps")
+        return all(word in seen for word in SCENE_STARTED.split())
+
+    lab.wait_until("the guest to start what it is to show", started)
     shell.say("rm -f /tmp/gone; echo 0 > /proc/sys/kernel/kptr_restrict; echo '<3>from a user' > /dev/kmsg")
 
 
