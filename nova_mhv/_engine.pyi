@@ -8,6 +8,8 @@ class EngineError(Exception):
     message: str
     hint: str
 
+def arbitrate(manifests: Sequence[str]) -> None: ...
+
 _Progress = Callable[[str, int, int], object]
 
 class Client:

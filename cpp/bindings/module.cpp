@@ -1,4 +1,4 @@
-// nova_mhv._engine: the client of mhvd for Python. Converts arguments, results and errors, and releases the GIL
+// nova_mhv._engine: the client of mhvd, and the arbiter of layers, for Python. Converts arguments, results and errors, and releases the GIL
 // while a request is under way; everything else is cpp/client.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -10,6 +10,7 @@
 
 #include "client/client.h"
 #include "convert.h"
+#include "stack/arbiter.h"
 
 namespace py = pybind11;
 namespace {
@@ -186,6 +187,11 @@ py::list alerts(Client& client, const std::string& guest, std::uint64_t after) {
   return out;
 }
 
+void arbitrate(const std::vector<std::string>& manifests) {
+  const py::gil_scoped_release nogil;
+  mhv::stack::arbitrate(mhv::stack::read_stack(manifests));
+}
+
 // An EngineError with .code ("not-found", see mhv::code_name), .message and .hint.
 void define_error(py::module_& module) {
   static PyObject* type =
@@ -210,6 +216,8 @@ PYBIND11_MODULE(_engine, module) {
   module.doc() = "The client of mhvd, converted for Python.";
   module.attr("DEFAULT_SOCKET") = mhv::client::kDefaultSocket;
   define_error(module);
+  module.def("arbitrate", &arbitrate, py::arg("manifests"),
+             "Whether layers go together on one guest: manifests (JSON) or names of built-in services, in order. Raises EngineError.");
   const py::object none = py::none();
   py::class_<Client>(module, "Client")
       .def(py::init<std::string>(), py::arg("socket_path") = mhv::client::kDefaultSocket)
