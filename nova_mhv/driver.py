@@ -20,7 +20,8 @@ override returns to it at once. For the others, top-down:
 * ``_create_guest_with_network`` is where every start ends (spawn, power on,
   hard reboot, resume, unshelve, resize): the guest is attached there;
 * a guest is detached before Nova moves or rescues it, and forgotten when its
-  disks leave this host;
+  disks leave this host. What was added to it stays as long as it is on this
+  host and has its flavor and disks (guests);
 * Nova's own actions hold the engine's pauses off (hold), and the engine's
   pauses are hidden from Nova (events).
 
@@ -217,7 +218,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def rescue(self, context, instance, *args, **kwargs):
         if _has_services(instance):
-            self._guests.detach(instance.uuid)
+            self._guests.let_go(instance.uuid)
         super().rescue(context, instance, *args, **kwargs)
 
     def unrescue(self, context, instance):
@@ -228,7 +229,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def attach_volume(self, context, connection_info, instance, *args, **kwargs):
         wanted = _wanted(instance)
-        if wanted is not None and wanted.disks == "required":
+        if wanted is not None and flavor.CHECKPOINT in wanted.names and wanted.disks == "required":
             self._refuse_unless_snapshots(connection_info)
         super().attach_volume(context, connection_info, instance, *args, **kwargs)
         self._attach_again(instance)
@@ -261,7 +262,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def _attach_again(self, instance):
         if self._guests.watches(instance.uuid) and self._host.get_guest(instance).is_active():
-            self._guests.detach(instance.uuid)
+            self._guests.let_go(instance.uuid)
             self._attach_quietly(instance)
 
     # ---- evacuation
@@ -279,12 +280,20 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
     def migrate_disk_and_power_off(self, context, instance, *args, **kwargs):
         if not _has_services(instance):
             return super().migrate_disk_and_power_off(context, instance, *args, **kwargs)
-        self._guests.detach(instance.uuid)
+        self._guests.let_go(instance.uuid)
         try:
-            return super().migrate_disk_and_power_off(context, instance, *args, **kwargs)
+            moved = super().migrate_disk_and_power_off(context, instance, *args, **kwargs)
         except Exception:
             self._attach_quietly(instance)
             raise
+        self._guests.drop_added(instance.uuid)
+        return moved
+
+    def finish_revert_migration(self, context, instance, *args, **kwargs):
+        # On the same host the guest still has what the flavor that is given up brought; to its own that would count as added.
+        if _has_services(instance):
+            self._guests.detach(instance.uuid)
+        super().finish_revert_migration(context, instance, *args, **kwargs)
 
     def confirm_migration(self, context, migration, instance, network_info):
         super().confirm_migration(context, migration, instance, network_info)
@@ -307,7 +316,7 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
 
     def live_migration(self, context, instance, dest, post_method, recover_method, block_migration=False, migrate_data=None):
         # Detached, not held: a pause by an engine whose hold ran out would let the guest go on in two places.
-        if _has_services(instance) and not self._guests.detach(instance.uuid):
+        if _has_services(instance) and not self._guests.let_go(instance.uuid):
             LOG.error("Not migrated: the engine did not let go of the server. Is mhvd running?", instance=instance)
             recover_method(context, instance, dest, migrate_data)
             return

@@ -17,13 +17,20 @@ first, then goes through patterns in the order of registration; the pattern
 that comes last here gives unknown names of the namespace a useful refusal.
 """
 
+import nova.conf
 from nova import exception
 from nova.api.validation.extra_specs import base
 
-from nova_mhv import flavor
+from nova_mhv import flavor, layers
+from nova_mhv.conf import layers as layers_conf
+
+CONF = nova.conf.CONF
+CONF.register_group(layers_conf.GROUP)
+CONF.register_opts(layers_conf.FLAVOR_OPTS, group=layers_conf.GROUP)
 
 _DESCRIPTIONS = {
-    "mhv:services": "Hypervisor services of the server, separated by commas: " + ", ".join(flavor.SERVICES) + ".",
+    "mhv:services": "Hypervisor services of the server, separated by commas: " + ", ".join(layers.BUILT_IN) + ", and "
+    "what [layers] enabled in nova.conf names.",
     "mhv:checkpoint_interval_s": "Seconds between automatic checkpoints: 0 (none), or "
     f"{flavor.INTERVAL_S_MIN:g} to {flavor.INTERVAL_S_MAX:g}.",
     "mhv:checkpoint_keep": f"Which automatic checkpoints stay: {flavor.KEEP_MIN} to {flavor.KEEP_MAX} of the newest, "
@@ -40,7 +47,7 @@ class Validator(base.ExtraSpecValidator):
 
     def validate(self, name, value):
         try:
-            flavor.check(name, value)
+            flavor.check(name, value, layers.catalog(CONF.layers.enabled, CONF.layers.manifest_dir))
         except flavor.FlavorError as error:
             raise exception.ValidationError(f"Validation failed; {error}.") from None
 
@@ -53,4 +60,10 @@ def register():
         value={"type": str},
         parameters=[{"name": "name", "pattern": r".*"}],
     )
-    return [*known, unknown]
+    configuration = Validator(
+        name=flavor.CONFIGURE + "{service}",
+        description="The configuration of a service, a JSON object that its manifest describes.",
+        value={"type": str},
+        parameters=[{"name": "service", "pattern": r"[a-z][a-z0-9-]*"}],
+    )
+    return [*known, configuration, unknown]

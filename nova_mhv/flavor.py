@@ -17,7 +17,8 @@ Knows neither Nova nor the engine, so that the API host can load it too.
 ====================================  ======================================  ====================
 extra spec                            value                                   image property
 ====================================  ======================================  ====================
-mhv:services                          names of SERVICES, separated by commas  -
+mhv:services                          names of services, separated by commas  -
+mhv:configure_<service>               a JSON object                           -
 mhv:checkpoint_interval_s             0 (on demand), or 0.025 to 86400        may lengthen, or 0
 mhv:checkpoint_keep                   1 to 10000, or 1m:all,1h:1s,1d:1m       may lower
 mhv:checkpoint_disks                  required, best-effort or none           -
@@ -30,16 +31,24 @@ The image properties are named ``mhv_checkpoint_interval_s`` and
 What stays is a number of the newest automatic checkpoints, or pairs AGE:EVERY:
 ``1m:all,1h:1s,1d:1m`` keeps all of the last minute, of the last hour one a
 second, of the last day one a minute, then none (cpp/keep/policy.h).
+
+Where a flavor is made, a catalog (layers) says which services there are and
+what their configurations may hold. On the compute host it is the engine that
+knows, so that only the form is looked at.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+from nova_mhv import layers
+from nova_mhv.layers import shown as _shown
+
 PREFIX = "mhv:"
 IMAGE_PREFIX = "mhv_"
+CONFIGURE = "mhv:configure_"
 
-SERVICES = ("checkpoint",)
+CHECKPOINT = "checkpoint"
 DISK_POLICIES = ("required", "best-effort", "none")
 INTERVAL_S_MIN = 0.025
 INTERVAL_S_MAX = 86400.0
@@ -52,7 +61,6 @@ KEEP_PAIRS_MAX = 8
 KEEP_EXAMPLE = "1m:all,1h:1s,1d:1m"
 
 _VALUE_CHARS_MAX = 255
-_SHOWN_CHARS_MAX = 64
 _NUMBER = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _AGE_MAX_S = 520 * _UNITS_S["w"]
@@ -75,25 +83,35 @@ class Services:
     keep: int | str = 10
     disks: str = "required"
     overhead_max: float = 10.0
+    configurations: Mapping[str, str] = dataclasses.field(default_factory=dict)  # JSON, by name of the service
 
     @property
     def frequent(self) -> bool:
         """Whether every millisecond of a pause counts."""
         return 0 < self.interval_s < FREQUENT_S
 
-
-def _shown(value: str) -> str:
-    return repr(value if len(value) <= _SHOWN_CHARS_MAX else value[:_SHOWN_CHARS_MAX] + "...")
+    def with_added(self, present: "Services | None") -> "Services":
+        """The same, and behind it what ``present`` has beyond it: what was added to the server while it ran."""
+        if present is None:
+            return self
+        names = self.names + tuple(name for name in present.names if name not in self.names)
+        kept = {name: text for name, text in present.configurations.items() if name in names}
+        return dataclasses.replace(self, names=names, configurations={**kept, **self.configurations})
 
 
 def parse_names(value: str) -> tuple[str, ...]:
     names = [name.strip() for name in value.split(",")]
     for name in names:
-        if name not in SERVICES:
-            raise FlavorError(f"{_shown(name)} is no hypervisor service; valid: {', '.join(SERVICES)}")
+        if not layers.NAME.fullmatch(name):
+            raise FlavorError(f"{_shown(name)} is no name of a hypervisor service; valid: such as {', '.join(layers.BUILT_IN)}")
     if len(set(names)) != len(names):
-        raise FlavorError(f"{_shown(value)} names a service twice; name each once: {', '.join(SERVICES)}")
+        raise FlavorError(f"{_shown(value)} names a service twice; name each once")
     return tuple(names)
+
+
+def parse_configuration(value: str) -> str:
+    layers.parse_configuration(value)
+    return value
 
 
 def parse_interval(value: str) -> float:
@@ -162,16 +180,23 @@ PARSERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def check(name: str, value: str) -> object:
-    """One extra spec by itself: its parsed value, or FlavorError."""
-    parser = PARSERS.get(name)
+def check(name: str, value: str, catalog: layers.Catalog | None = None) -> object:
+    """One extra spec by itself: its parsed value, or FlavorError. Without a catalog its form alone."""
+    service = name.removeprefix(CONFIGURE) if name.startswith(CONFIGURE) else ""
+    parser = parse_configuration if layers.NAME.fullmatch(service) else PARSERS.get(name)
     if parser is None:
-        raise FlavorError(f"unknown extra spec {_shown(name)}; valid: {', '.join(PARSERS)}")
+        raise FlavorError(f"unknown extra spec {_shown(name)}; valid: {', '.join(PARSERS)}, {CONFIGURE}SERVICE")
     if len(value) > _VALUE_CHARS_MAX:
         raise FlavorError(f"the value of {name} has {len(value)} characters; valid: at most {_VALUE_CHARS_MAX}")
     try:
-        return parser(value)
-    except FlavorError as error:
+        parsed = parser(value)
+        if catalog is not None and service:
+            catalog.check_names([service])
+            catalog.check_configuration(service, layers.parse_configuration(value))
+        elif catalog is not None and isinstance(parsed, tuple):
+            catalog.check_names(parsed)
+        return parsed
+    except (FlavorError, layers.LayerError) as error:
         raise FlavorError(f"{name}: {error}") from None
 
 
@@ -189,16 +214,28 @@ def parse(extra_specs: Mapping[str, str], image_properties: Mapping[str, str] | 
     if not specs:
         return None
     if "mhv:services" not in specs:
-        raise FlavorError(f"{', '.join(sorted(specs))} without mhv:services; add mhv:services={SERVICES[0]}")
+        raise FlavorError(f"{', '.join(sorted(specs))} without mhv:services; add mhv:services={CHECKPOINT}")
+    configurations = {name.removeprefix(CONFIGURE): value for name, value in specs.items() if name.startswith(CONFIGURE)}
+    _refuse_options_of_others(specs, configurations)
     values = {
         "names": specs["mhv:services"],
         "interval_s": specs.get("mhv:checkpoint_interval_s"),
         "keep": specs.get("mhv:checkpoint_keep"),
         "disks": specs.get("mhv:checkpoint_disks"),
         "overhead_max": specs.get("mhv:checkpoint_overhead_max"),
+        "configurations": configurations,
     }
     asked = Services(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
     return _lowered(asked, image_properties or {})
+
+
+def _refuse_options_of_others(specs: Mapping[str, object], configurations: Mapping[str, object]) -> None:
+    names = specs["mhv:services"]
+    needed = {name: CHECKPOINT for name in specs if name.startswith("mhv:checkpoint_")}
+    needed |= {CONFIGURE + service: service for service in configurations}
+    for name, service in needed.items():
+        if service not in names:  # type: ignore[operator]
+            raise FlavorError(f"{name} without the service {service}; add it to mhv:services")
 
 
 def _lowered(asked: Services, image_properties: Mapping[str, str]) -> Services:

@@ -52,6 +52,7 @@ class Guests:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._watched: set[str] = set()
+        self._had: dict[str, flavor.Services] = {}  # of guests that were let go and will be back
         self._client: Any = None
 
     def watches(self, uuid: str) -> bool:
@@ -69,6 +70,7 @@ class Guests:
     def attach(self, uuid: str, wanted: flavor.Services, patient: bool = False) -> None:
         """Puts a running guest under ``wanted``, also when it was under something else.
 
+        What it has beyond ``wanted`` was added to it while it ran, and stays: whoever gives it another flavor detaches it before.
         ``patient``: wait up to [mhv] attach_timeout for an engine that is not there yet.
         Raises EngineFailure.
         """
@@ -89,40 +91,71 @@ class Guests:
                 raise
 
     def _attach_once(self, uuid: str, wanted: flavor.Services) -> None:
+        attached = self._attached_as(uuid)
+        wanted = wanted.with_added(attached or self._had.get(uuid))
+
         def attach() -> None:
-            self._call("attach", uuid, list(wanted.names), wanted.interval_s, wanted.keep, wanted.disks, wanted.overhead_max)
+            self._call("attach", uuid, list(wanted.names), wanted.interval_s, wanted.keep, wanted.disks, wanted.overhead_max,
+                       dict(wanted.configurations))  # fmt: skip
 
         try:
             attach()
         except EngineFailure as failure:
             if failure.code != "exists":
                 raise
-            if self._attached_as(uuid) == wanted:
-                return
-            LOG.info("Server %s is under other hypervisor services than its flavor asks for; changing them.", uuid)
-            self._call("detach", uuid)
-            attach()
+            if attached != wanted:
+                LOG.info("Server %s is under other hypervisor services than its flavor asks for; changing them.", uuid)
+                self._call("detach", uuid)
+                attach()
+        self._had.pop(uuid, None)
 
     def _attached_as(self, uuid: str) -> flavor.Services | None:
-        for guest in self._call("status", uuid):
+        """None, too, for a guest that is detached: it has no services."""
+        try:
+            known = self._call("status", uuid)
+        except EngineFailure as failure:
+            if failure.code != "not-found":
+                raise
+            known = []
+        for guest in known:
             options = guest["options"]
-            return flavor.Services(
-                names=tuple(options["services"]),
-                interval_s=options["checkpoint_interval_s"],
-                keep=options["checkpoint_keep_policy"] or options["checkpoint_keep"],
-                disks=options["checkpoint_disks"],
-                overhead_max=options["checkpoint_overhead_max"],
-            )
+            if options["services"]:
+                return flavor.Services(
+                    names=tuple(options["services"]),
+                    interval_s=options["checkpoint_interval_s"],
+                    keep=options["checkpoint_keep_policy"] or options["checkpoint_keep"],
+                    disks=options["checkpoint_disks"],
+                    overhead_max=options["checkpoint_overhead_max"],
+                    configurations=options["configurations"],
+                )
         return None
+
+    def let_go(self, uuid: str) -> bool:
+        """Detaches a guest that will be attached again, then with what was added to it."""
+        try:
+            had = self._attached_as(uuid)
+        except EngineFailure as failure:
+            LOG.warning("Server %s: what was added to it is not known. %s", uuid, failure)
+            had = None
+        done = self.detach(uuid)
+        if had is not None:
+            self._had[uuid] = had
+        return done
+
+    def drop_added(self, uuid: str) -> None:
+        """What was added to a guest that was let go ends there: it gets another flavor, or another host."""
+        self._had.pop(uuid, None)
 
     def detach(self, uuid: str) -> bool:
         """Lets go of the guest; its checkpoints stay. A guest that the engine does not know counts as done."""
         self.unwatch(uuid)
+        self.drop_added(uuid)
         return self._try("detach", uuid)
 
     def forget(self, uuid: str) -> bool:
         """Detaches the guest and deletes its checkpoints. A guest that the engine does not know counts as done."""
         self.unwatch(uuid)
+        self.drop_added(uuid)
         return self._try("forget", uuid)
 
     def hold(self, uuid: str, reason: str, timeout_s: float) -> bool:

@@ -64,7 +64,7 @@ std::vector<Column> columns_of(const Answer& rows) {
   std::vector<Column> columns;
   for (const Answer& row : rows) {
     for (const auto& [key, value] : row.items()) {
-      if (std::ranges::any_of(columns, [&](const Column& column) { return column.key() == key; })) continue;
+      if (std::ranges::find(columns, key, &Column::key) != columns.end()) continue;
       if (columns.size() == kKeysMax) throw bad_answer("has more kinds of keys than a table can show");
       columns.emplace_back(key, std::min(length(heading(key)), kAlignedMax));
     }

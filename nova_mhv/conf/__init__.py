@@ -13,7 +13,7 @@
 """Options of nova-mhv: one module a process, registered on a ConfigOpts given by the caller.
 
 ``agent`` is read by mhv-agent, ``api`` by mhv-api, ``compute`` by the driver
-inside nova-compute. Importing this package registers nothing.
+inside nova-compute, ``layers`` by nova-api and mhv-api. Importing this package registers nothing.
 """
 
 import importlib
@@ -25,7 +25,7 @@ from keystoneauth1 import loading as ks_loading
 from oslo_config import cfg
 
 PROJECT = "nova-mhv"
-_MODULES = ("agent", "api", "compute")
+_MODULES = ("agent", "api", "compute", "layers")
 
 
 def register_keystone(conf: cfg.ConfigOpts, group: str, service_type: str, timeout_s: int) -> None:

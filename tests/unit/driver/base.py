@@ -54,15 +54,16 @@ class FakeEngine:
     capabilities: list = dataclasses.field(default_factory=lambda: [{"service": "checkpoint", "available": True, "reason": ""}])
 
     def names(self):
-        return [call[0] for call in self.calls]
+        """What was done to guests: looks are left out."""
+        return [call[0] for call in self.calls if call[0] != "status"]
 
     def _called(self, name, *args):
         self.calls.append((name, *args))
         if name in self.fails:
             raise self.fails[name]
 
-    def attach(self, guest, services, interval_s=0.0, keep=0, disks="required", overhead_max=10.0):
-        self._called("attach", guest, services, interval_s, keep, disks, overhead_max)
+    def attach(self, guest, services, interval_s=0.0, keep=0, disks="required", overhead_max=10.0, configurations=None):
+        self._called("attach", guest, services, interval_s, keep, disks, overhead_max, configurations)
         if self.guests.get(guest, {}).get("state") == "attached":
             raise engine_error("exists")
         self.guests[guest] = {
@@ -75,13 +76,21 @@ class FakeEngine:
                 "checkpoint_keep_policy": keep if isinstance(keep, str) else "",
                 "checkpoint_disks": disks,
                 "checkpoint_overhead_max": overhead_max,
+                "configurations": configurations or {},
             },
         }
+
+    def add(self, guest, service, configuration):
+        """As ``server service add`` does."""
+        options = self.guests[guest]["options"]
+        options["services"] = [*options["services"], service]
+        options["configurations"] = {**options["configurations"], service: configuration}
 
     def detach(self, guest):
         self._called("detach", guest)
         if guest in self.guests:
             self.guests[guest]["state"] = "detached"
+            self.guests[guest]["options"] = {"services": []}
 
     def forget(self, guest):
         self._called("forget", guest)

@@ -29,7 +29,7 @@ class SpawnTest(base.DriverTestCase):
         instance = self.mhv_instance()
         self.spawn(instance)
         attached = [call for call in self.engine.calls if call[0] == "attach"]
-        self.assertEqual([("attach", instance.uuid, ["checkpoint"], 30.0, 20, "best-effort", 5.0)], attached)
+        self.assertEqual([("attach", instance.uuid, ["checkpoint"], 30.0, 20, "best-effort", 5.0, {})], attached)
         self.assertTrue(domain_xml.enabled(self.domain(instance).XMLDesc(0)))
 
     def test_an_ordinary_flavor_never_reaches_the_engine(self):
@@ -70,13 +70,25 @@ class SpawnTest(base.DriverTestCase):
         self.assertEqual("attach", self.engine.names()[-1])
 
     def test_a_wrong_flavor_ends_the_build_with_what_is_valid(self):
-        error = self.assertRaises(exception.InvalidInput, self.spawn, self.instance({"mhv:services": "ha"}))
-        self.assertIn("valid: checkpoint", str(error))
+        error = self.assertRaises(exception.InvalidInput, self.spawn, self.instance({"mhv:services": "HA"}))
+        self.assertIn("valid: such as checkpoint", str(error))
+
+    def test_hands_the_services_configurations_on(self):
+        self.engine.capabilities += [{"service": "integrity", "available": True, "reason": ""}]
+        specs = {"mhv:services": "checkpoint,integrity", "mhv:configure_integrity": '{"on_finding": "hold"}'}
+        instance = self.instance(specs)
+        self.spawn(instance)
+        self.assertEqual(["checkpoint", "integrity"], self.engine.guests[instance.uuid]["options"]["services"])
+        self.assertEqual({"integrity": '{"on_finding": "hold"}'}, self.engine.guests[instance.uuid]["options"]["configurations"])
+
+    def test_a_service_that_no_host_has_stops_the_build(self):
+        failure = self.assertRaises(guests.EngineFailure, self.spawn, self.instance({"mhv:services": "heat-map"}))
+        self.assertIn("heat-map is not available on this host", str(failure))
 
     def test_an_image_may_lower(self):
         instance = self.mhv_instance(system_metadata={"image_mhv_checkpoint_interval_s": "60"})
         self.spawn(instance)
-        self.assertIn(("attach", instance.uuid, ["checkpoint"], 60.0, 20, "best-effort", 5.0), self.engine.calls)
+        self.assertIn(("attach", instance.uuid, ["checkpoint"], 60.0, 20, "best-effort", 5.0, {}), self.engine.calls)
 
     def test_an_image_may_not_raise(self):
         instance = self.mhv_instance(system_metadata={"image_mhv_checkpoint_interval_s": "1"})
@@ -208,6 +220,83 @@ class LifecycleTest(base.DriverTestCase):
         with mock.patch.object(libvirt_driver.LibvirtDriver, "unrescue"):
             self.driver.unrescue(self.context, self.server)
         self.assertEqual(["attach"], self.engine.names())
+
+
+class AddedServiceTest(base.DriverTestCase):
+    """What was added to a running server (``server service add``), through its life."""
+
+    def setUp(self):
+        super().setUp()
+        self.server = self.mhv_instance()
+        self.spawn(self.server)
+        self.engine.add(self.server.uuid, "integrity", '{"on_finding": "hold"}')
+        self.engine.calls.clear()
+
+    def services(self):
+        return self.engine.guests[self.server.uuid]["options"]["services"]
+
+    def assert_kept(self):
+        self.assertEqual(["checkpoint", "integrity"], self.services())
+        self.assertEqual({"integrity": '{"on_finding": "hold"}'}, self.engine.guests[self.server.uuid]["options"]["configurations"])
+
+    def test_a_start_keeps_it(self):
+        self.driver.power_off(self.server)
+        self.engine.guests[self.server.uuid]["state"] = "stopped"
+        with mock.patch.object(self.driver, "_create_images_and_backing"):
+            self.driver.power_on(self.context, self.server, [], {"block_device_mapping": []})
+        self.assertEqual(["attach"], self.engine.names())
+        self.assert_kept()
+
+    def test_a_guest_that_is_attached_is_left_as_it_is(self):
+        self.driver._attach_quietly(self.server)
+        self.assertNotIn("detach", self.engine.names())
+        self.assert_kept()
+
+    def test_a_volume_that_comes_keeps_it(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "detach_volume"):
+            self.driver.detach_volume(self.context, {"data": {}}, self.server, "/dev/vdb")
+        self.assertEqual(["detach", "attach"], self.engine.names())
+        self.assert_kept()
+
+    def test_a_rescue_keeps_it(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "rescue"):
+            self.driver.rescue(self.context, self.server, [], objects.ImageMeta.from_dict({}), "", {}, [])
+        self.assertEqual([], self.services())
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "unrescue"):
+            self.driver.unrescue(self.context, self.server)
+        self.assert_kept()
+
+    def test_a_migration_that_failed_keeps_it(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "live_migration"):
+            self.driver.live_migration(self.context, self.server, "dest", None, None)
+        self.driver.rollback_live_migration_at_source(self.context, self.server, {})
+        self.assert_kept()
+
+    def test_a_resize_ends_it(self):
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "migrate_disk_and_power_off"):
+            self.driver.migrate_disk_and_power_off(self.context, self.server, "dest", self.server.flavor, [])
+        self.driver._attach_quietly(self.server)
+        self.assertEqual(["checkpoint"], self.services())
+
+    def test_a_resize_that_failed_keeps_it(self):
+        name = "migrate_disk_and_power_off"
+        with mock.patch.object(libvirt_driver.LibvirtDriver, name, side_effect=ValueError):
+            self.assertRaises(ValueError, self.driver.migrate_disk_and_power_off,
+                              self.context, self.server, "dest", self.server.flavor, [])  # fmt: skip
+        self.assert_kept()
+
+    def test_what_a_flavor_brought_ends_with_its_resize_reverted(self):
+        def start_again(*args, **kwargs):
+            self.driver._attach_quietly(self.server)
+
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "finish_revert_migration", side_effect=start_again):
+            self.driver.finish_revert_migration(self.context, self.server, [], mock.Mock())
+        self.assertEqual(["checkpoint"], self.services())
+
+    def test_a_rebuild_ends_it(self):
+        self.driver._part_with(self.server)
+        self.driver._attach_quietly(self.server)
+        self.assertEqual(["checkpoint"], self.services())
 
 
 class VolumeTest(base.DriverTestCase):

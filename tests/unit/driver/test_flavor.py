@@ -12,11 +12,16 @@
 
 """Extra specs and image properties, alone and as Nova's API validates them."""
 
+import json
+import sys
+
 import pytest
 from nova import exception
 from nova.api.validation.extra_specs import validators
 
-from nova_mhv import extra_specs, flavor
+from nova_mhv import extra_specs, flavor, layers
+
+from .base import engine_error
 
 FULL = {
     "mhv:services": "checkpoint",
@@ -43,10 +48,11 @@ def test_defaults():
 
 
 WRONG = [
-    ("mhv:services", "ha", "valid: checkpoint"),
-    ("mhv:services", "", "valid: checkpoint"),
+    ("mhv:services", "HA", "valid: such as checkpoint, introspection, integrity"),
+    ("mhv:services", "", "valid: such as checkpoint"),
     ("mhv:services", "checkpoint,checkpoint", "twice"),
-    ("mhv:services", "checkpoint,", "valid: checkpoint"),
+    ("mhv:services", "checkpoint,", "valid: such as checkpoint"),
+    ("mhv:services", "x" * 64, "valid: such as checkpoint"),
     ("mhv:services", "c" * 300, "at most 255"),
     ("mhv:checkpoint_interval_s", "0.024", "0.025 to 86400"),
     ("mhv:checkpoint_interval_s", "86401", "0.025 to 86400"),
@@ -72,6 +78,13 @@ WRONG = [
     ("mhv:checkpoint_overhead_max", "10%", "0.1 to 100 percent"),
     ("mhv:checkpoints", "1", "mhv:services, mhv:checkpoint_interval_s"),
     ("mhv:", "1", "mhv:services, mhv:checkpoint_interval_s"),
+    ("mhv:configure_", "{}", "mhv:configure_SERVICE"),
+    ("mhv:configure_../x", "{}", "mhv:configure_SERVICE"),
+    *(
+        ("mhv:configure_integrity", value, "valid: a JSON object")
+        for value in ("", "hold", "[]", "null", "{", '{"a": NaN}', "[" * 255)
+    ),
+    ("mhv:configure_integrity", '{"a": "' + "x" * 255 + '"}', "at most 255"),
 ]
 
 
@@ -79,6 +92,29 @@ WRONG = [
 def test_a_wrong_value_is_refused_with_what_is_valid(name, value, says):
     with pytest.raises(flavor.FlavorError, match=says):
         flavor.parse({"mhv:services": "checkpoint", name: value})
+
+
+def test_a_configuration_goes_with_its_service():
+    specs = {"mhv:services": "introspection, integrity", "mhv:configure_integrity": '{"on_finding": "stop"}'}
+    asked = flavor.parse(specs)
+    assert asked.names == ("introspection", "integrity")
+    assert asked.configurations == {"integrity": '{"on_finding": "stop"}'}
+
+
+@pytest.mark.parametrize("name", ["mhv:configure_integrity", "mhv:checkpoint_disks"])
+def test_what_is_said_of_a_service_that_is_not_asked_for_is_refused(name):
+    value = "none" if name.endswith("disks") else "{}"
+    with pytest.raises(flavor.FlavorError, match=f"{name} without the service"):
+        flavor.parse({"mhv:services": "introspection", name: value})
+
+
+def test_what_was_added_stays_behind_what_the_flavor_gives():
+    asked = flavor.Services(("checkpoint", "integrity"), 5.0, configurations={"integrity": "flavor"})
+    present = flavor.Services(("integrity", "heat-map", "checkpoint"), configurations={"integrity": "old", "heat-map": "x", "gone": "y"})
+    merged = asked.with_added(present)
+    assert merged.names == ("checkpoint", "integrity", "heat-map") and merged.interval_s == 5.0
+    assert merged.configurations == {"integrity": "flavor", "heat-map": "x"}
+    assert asked.with_added(None) is asked
 
 
 def test_options_without_a_service_are_refused():
@@ -155,3 +191,70 @@ def test_the_api_takes_right_values(registered, name, value):
 def test_the_api_refuses_wrong_values(registered, name, value, says):
     with pytest.raises(exception.ValidationError, match=says):
         validators.validate(name, value)
+
+
+@pytest.fixture
+def operator(registered, tmp_path):
+    """Allows heat-map, whose manifest is in a folder with others."""
+    schema = {"type": "object", "properties": {"top": {"type": "integer"}}, "additionalProperties": False}
+    (tmp_path / "heat-map").mkdir()
+    (tmp_path / "heat-map" / "manifest.json").write_text(json.dumps({"name": "heat-map", "configuration": schema}))
+    (tmp_path / "integrity.json").write_text(json.dumps({"name": "integrity"}))
+    extra_specs.CONF.set_override("enabled", ["heat-map"], group="layers")
+    extra_specs.CONF.set_override("manifest_dir", str(tmp_path), group="layers")
+    yield tmp_path
+    extra_specs.CONF.clear_override("enabled", group="layers")
+    extra_specs.CONF.clear_override("manifest_dir", group="layers")
+
+
+def test_services_that_the_operator_allows(operator):
+    validators.validate("mhv:services", "checkpoint,introspection,integrity,heat-map")
+    validators.validate("mhv:configure_heat-map", '{"top": 5}')
+
+
+def test_services_that_nobody_allowed_are_refused_with_those_that_are(operator):
+    with pytest.raises(exception.ValidationError, match="'ha' is no hypervisor service; valid: checkpoint, introspection, integrity, heat-map"):
+        validators.validate("mhv:services", "ha")
+    with pytest.raises(exception.ValidationError, match="'ha' is no hypervisor service"):
+        validators.validate("mhv:configure_ha", "{}")
+
+
+def test_a_configuration_is_checked_against_the_manifest(operator):
+    with pytest.raises(exception.ValidationError, match="the configuration of heat-map is wrong at /top: 'many' is not of type 'integer'"):
+        validators.validate("mhv:configure_heat-map", '{"top": "many"}')
+
+
+def test_what_integrity_does_about_a_finding(registered):
+    for action in ("alert", "hold", "checkpoint", "rollback", "stop"):
+        validators.validate("mhv:configure_integrity", json.dumps({"on_finding": action}))
+    with pytest.raises(exception.ValidationError, match="wrong at /on_finding.*'panic' is not one of .*rollback"):
+        validators.validate("mhv:configure_integrity", '{"on_finding": "panic"}')
+
+
+def test_services_that_exclude_each_other_are_refused(operator, monkeypatch):
+    asked = []
+
+    def decide(manifests):
+        asked.append([json.loads(text)["name"] for text in manifests])
+        raise engine_error("unsupported", "heat-map and integrity both trap the kernel's text", "take one of them")
+
+    monkeypatch.setattr(sys.modules["nova_mhv._engine"], "arbitrate", decide, raising=False)
+    with pytest.raises(exception.ValidationError, match="heat-map and integrity both trap the kernel's text; take one of them"):
+        validators.validate("mhv:services", "checkpoint,integrity,heat-map")
+    assert asked == [["integrity", "heat-map"]]
+    validators.validate("mhv:services", "checkpoint,integrity")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b'{"name": "../x"}', b'{"name": 5}', bytes([255]), b"[" * 60000, b'{"name": "x", "configuration": {"type": 5}}']
+    + [b'{"name": "x", "y": "' + b"z" * (64 << 10) + b'"}'],
+)
+def test_what_is_no_manifest_is_left_out(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    (tmp_path / "b.json").write_text('{"name": "b"}')
+    assert list(layers.read_manifests(str(tmp_path))) == ["b"]
+
+
+def test_no_manifests_are_fine(tmp_path):
+    assert layers.read_manifests(str(tmp_path / "missing")) == {}

@@ -1,0 +1,45 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Options of services that are layers, in the group [layers]: of nova-api, which makes flavors, and of mhv-api."""
+
+from oslo_config import cfg
+
+GROUP = cfg.OptGroup("layers", title="Layers", help="Hypervisor services besides those that come with nova-mhv.")
+
+MANIFESTS = cfg.StrOpt(
+    "manifest_dir",
+    default="/etc/nova-mhv/layers",
+    help="Folder of the manifests of layers, as NAME.json or NAME/manifest.json: against them configurations are checked, and "
+    "which services cannot be had together. Services without one are checked on the compute host alone.",
+)
+
+FLAVOR_OPTS = [
+    cfg.ListOpt(
+        "enabled",
+        default=[],
+        help="Names of services that flavors may have besides checkpoint, introspection and integrity.",
+    ),
+    MANIFESTS,
+]
+
+TENANT_OPTS = [
+    cfg.ListOpt(
+        "tenant_addable",
+        default=[],
+        help="Names of services that members of a project may add to their running servers. Operators may add any.",
+    ),
+    MANIFESTS,
+]
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    return [(GROUP.name, [*FLAVOR_OPTS, TENANT_OPTS[0]])]

@@ -1,0 +1,143 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+"""Services by name: which there are, how they may be configured, which go together.
+
+A layer's manifest says the latter two: JSON with ``name`` and, in
+``configuration``, a JSON Schema (cpp/stack). Of a layer without a manifest
+here, and in any case again, the engine decides on the compute host.
+
+Knows neither Nova nor the engine, so that the API host can load it too.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+from oslo_log import log as logging
+
+LOG = logging.getLogger(__name__)
+
+BUILT_IN = ("checkpoint", "introspection", "integrity")
+INTROSPECTION = "introspection"
+INTROSPECTION_KINDS = (
+    *("processes", "threads", "modules", "sockets", "files", "mounts", "syscalls", "log", "kernel"),
+)
+NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+
+_MANIFEST_BYTES_MAX = 64 << 10
+_SHOWN_CHARS_MAX = 64
+# Until the engine's own manifests are in the folder of manifests, which then take their place.
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    "checkpoint": {"type": "object", "maxProperties": 0},
+    "integrity": {
+        "type": "object",
+        "properties": {"on_finding": {"enum": ["alert", "hold", "checkpoint", "rollback", "stop"]}},
+    },
+}
+
+
+class LayerError(ValueError):
+    """What cannot be had; the text says what can."""
+
+
+def shown(value: str) -> str:
+    return repr(value if len(value) <= _SHOWN_CHARS_MAX else value[:_SHOWN_CHARS_MAX] + "...")
+
+
+def parse_configuration(text: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise LayerError(f"{shown(text)} is no configuration; valid: a JSON object")
+    return parsed
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """The services that may be named, and the manifests (JSON texts, by name) that are known."""
+
+    names: tuple[str, ...] = BUILT_IN
+    manifests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raises LayerError for an unknown one, and for two that cannot be had together, with both and the reason."""
+        for name in names:
+            if name not in self.names:
+                raise LayerError(f"{shown(name)} is no hypervisor service; valid: {', '.join(self.names)}")
+        arbitrate([self.manifests[name] for name in names if name in self.manifests])
+
+    def check_configuration(self, name: str, configuration: Mapping[str, Any]) -> None:
+        """Raises LayerError naming the place, where it is known what the configuration may hold."""
+        schema = self._schema(name)
+        if schema is None:
+            return
+        problem = next(jsonschema.Draft202012Validator(schema).iter_errors(configuration), None)
+        if problem is not None:
+            where = "/" + "/".join(str(step)[:64] for step in problem.absolute_path)
+            raise LayerError(f"the configuration of {name} is wrong at {where}: {problem.message[:300]}")
+
+    def _schema(self, name: str) -> Any:
+        if name in self.manifests:
+            return json.loads(self.manifests[name]).get("configuration")
+        return _SCHEMAS.get(name)
+
+
+def catalog(names: Collection[str], manifest_dir: str) -> Catalog:
+    """``names``: those that the operator allows besides the built-in ones."""
+    return Catalog((*BUILT_IN, *(name for name in names if name not in BUILT_IN)), read_manifests(manifest_dir))
+
+
+def read_manifests(folder: str) -> dict[str, str]:
+    """By name; a file that is no manifest is logged and left out: the engine has the last word on its layer."""
+    found: dict[str, str] = {}
+    for path in sorted([*pathlib.Path(folder).glob("*.json"), *pathlib.Path(folder).glob("*/manifest.json")]):
+        try:
+            if path.stat().st_size > _MANIFEST_BYTES_MAX:
+                raise LayerError(f"more than {_MANIFEST_BYTES_MAX} bytes")
+            text = path.read_text()
+            manifest = parse_configuration(text)
+            name = manifest.get("name")
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise LayerError("no name of a layer")
+            schema = manifest.get("configuration")
+            if schema is not None:
+                jsonschema.Draft202012Validator.check_schema(schema)
+        except (OSError, ValueError, RecursionError, jsonschema.SchemaError) as error:
+            LOG.error("%s is no manifest of a layer: %.300s", path, error)
+            continue
+        found[name] = text
+    return found
+
+
+def arbitrate(manifests: Sequence[str]) -> None:
+    """Raises LayerError for layers whose claims exclude each other: the engine's arbiter, where this host has it."""
+    try:
+        from nova_mhv import _engine
+    except ImportError:
+        return
+    decide = getattr(_engine, "arbitrate", None)
+    if decide is None or len(manifests) < 2:
+        return
+    try:
+        decide(list(manifests))
+    except _engine.EngineError as error:
+        raise LayerError(f"{error.message}; {error.hint}" if error.hint else error.message) from None
