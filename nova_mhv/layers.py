@@ -32,9 +32,7 @@ LOG = logging.getLogger(__name__)
 
 BUILT_IN = ("checkpoint", "introspection", "integrity")
 INTROSPECTION = "introspection"
-INTROSPECTION_KINDS = (
-    *("processes", "threads", "modules", "sockets", "files", "mounts", "syscalls", "log", "kernel"),
-)
+INTROSPECTION_KINDS = ("processes", "threads", "modules", "sockets", "files", "mounts", "syscalls", "log", "kernel")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 _MANIFEST_BYTES_MAX = 64 << 10
@@ -57,18 +55,26 @@ def shown(value: str) -> str:
     return repr(value if len(value) <= _SHOWN_CHARS_MAX else value[:_SHOWN_CHARS_MAX] + "...")
 
 
+def parse_json(text: str) -> Any:
+    """JSON of somebody else. Raises ValueError, also for NaN and Infinity and for what is nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def parse_configuration(text: str) -> dict[str, Any]:
     try:
-        parsed = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
+        parsed = parse_json(text)
+    except ValueError:
         parsed = None
     if not isinstance(parsed, dict):
         raise LayerError(f"{shown(text)} is no configuration; valid: a JSON object")
     return parsed
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +127,7 @@ def read_manifests(folder: str) -> dict[str, str]:
             schema = manifest.get("configuration")
             if schema is not None:
                 jsonschema.Draft202012Validator.check_schema(schema)
-        except (OSError, ValueError, RecursionError, jsonschema.SchemaError) as error:
+        except (OSError, ValueError, jsonschema.SchemaError) as error:
             LOG.error("%s is no manifest of a layer: %.300s", path, error)
             continue
         found[name] = text

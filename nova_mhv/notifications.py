@@ -14,6 +14,9 @@
 
 The payload is flat: server_id, project_id, user_id, operation_id,
 checkpoint_id, name; ``error`` has code, message and hint beside them.
+
+And ``hypervisor_service.alert``, which nobody asked for: server_id, number,
+time, layer, severity, title, detail.
 """
 
 from typing import Any
@@ -26,6 +29,7 @@ from oslo_log import log as logging
 LOG = logging.getLogger(__name__)
 
 PREFIX = "hypervisor_service.checkpoint"
+ALERT = "hypervisor_service.alert"
 
 
 class Notifier:
@@ -44,9 +48,17 @@ class Notifier:
     def error(self, context: oslo_context.RequestContext, action: str, payload: dict[str, Any]) -> None:
         self._send(self._notifier.error, context, f"{action}.error", payload)
 
+    def alert(self, payload: dict[str, Any]) -> None:
+        """With the priority that its severity is; an unknown one is no reason to lose it."""
+        sends = {"info": self._notifier.info, "critical": self._notifier.critical}
+        self._deliver(sends.get(payload["severity"], self._notifier.warn), {}, ALERT, payload)
+
     def _send(self, send: Any, context: oslo_context.RequestContext, event: str, payload: dict[str, Any]) -> None:
         who = {"project_id": context.project_id, "user_id": context.user_id}
+        self._deliver(send, {"request_id": context.request_id, **who}, f"{PREFIX}.{event}", {**who, **payload})
+
+    def _deliver(self, send: Any, context: dict[str, Any], event: str, payload: dict[str, Any]) -> None:
         try:
-            send({"request_id": context.request_id, **who}, f"{PREFIX}.{event}", {**who, **payload})
+            send(context, event, payload)
         except Exception:
-            LOG.exception("The notification %s.%s was not sent", PREFIX, event)
+            LOG.exception("The notification %s was not sent", event)

@@ -12,9 +12,10 @@
 
 """RPC between mhv-api and the agents: topic ``mhv-agent``, one server per compute host.
 
-Version 1.0. Every method takes ``server_id``; errors cross as ``AgentError``
-alone, whose code is one of the engine's, or ``no-service``: this host's
-engine knows no such guest.
+Version 1.1. Every method but ``host_services`` takes ``server_id``; errors
+cross as ``AgentError`` alone, whose code is one of the engine's, or
+``no-service``: this host's engine knows no such guest, or the guest has not
+got what is asked for.
 """
 
 from typing import Any
@@ -24,12 +25,14 @@ from oslo_config import cfg
 from oslo_context import context as oslo_context
 
 TOPIC = "mhv-agent"
-VERSION = "1.0"
+VERSION = "1.1"
 
 _SEND_RETRIES = 3
 
-# A deletion gives disk space back, which takes its time: it may last as long as the agent's heartbeats come.
-_SLOW = frozenset({"checkpoint_delete"})
+# What came after 1.0: an older agent is asked for everything else as before.
+_SINCE = dict.fromkeys(("service_add", "service_remove", "introspect", "alert_list", "host_services"), "1.1")
+# A deletion gives disk space back, a service has to start, which takes its time: it may last as long as the agent's heartbeats come.
+_SLOW = frozenset({"checkpoint_delete", "service_add", "service_remove"})
 
 
 class AgentError(Exception):
@@ -72,16 +75,26 @@ class AgentClient:
     def __init__(self, conf: cfg.ConfigOpts, transport: Any) -> None:
         self._timeout_s = conf.api.rpc_timeout_s
         self._slow_timeout_s = conf.api.delete_timeout_s
-        target = messaging.Target(topic=TOPIC, version=VERSION)
+        target = messaging.Target(topic=TOPIC, version="1.0")
         # A bus that is down is an answer too, not a wait for ever.
         self._client = messaging.get_rpc_client(transport, target, serializer=ContextSerializer(), retry=_SEND_RETRIES)
 
     def call(self, context: oslo_context.RequestContext, host: str, method: str, **arguments: Any) -> Any:
         """Raises AgentError, or messaging.MessagingTimeout and MessageDeliveryFailure when there is no agent."""
+        version = _SINCE.get(method, "1.0")
         if method in _SLOW:
             client = self._client.prepare(
-                server=host, timeout=self._slow_timeout_s, call_monitor_timeout=self._timeout_s
+                server=host,
+                version=version,
+                timeout=self._slow_timeout_s,
+                call_monitor_timeout=self._timeout_s,
             )
         else:
-            client = self._client.prepare(server=host, timeout=self._timeout_s)
-        return client.call(context, method, **arguments)
+            client = self._client.prepare(server=host, version=version, timeout=self._timeout_s)
+        try:
+            return client.call(context, method, **arguments)
+        except (messaging.UnsupportedVersion, messaging.RemoteError) as error:
+            if isinstance(error, messaging.RemoteError) and error.exc_type != "UnsupportedVersion":
+                raise
+            message = "The agent on the host of this server is of an older release."
+            raise AgentError("unavailable", message, "The operator has to update it.") from error

@@ -17,6 +17,7 @@ a checkpoint of another server.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -25,7 +26,8 @@ import oslo_messaging as messaging
 from oslo_context import context as oslo_context
 from oslo_log import log as logging
 
-from nova_mhv import engine
+from nova_mhv import engine, layers
+from nova_mhv.agent import alerts
 from nova_mhv.agent.operations import Operations, Progress
 from nova_mhv.notifications import Notifier
 from nova_mhv.rpc import VERSION, AgentError
@@ -34,8 +36,10 @@ LOG = logging.getLogger(__name__)
 
 Context = oslo_context.RequestContext
 
-NO_SERVICE = "This server has no checkpoint service."
+NO_SERVICE = "This server has no hypervisor service."
 NO_SERVICE_HINT = "Give it a flavor with the extra spec mhv:services=checkpoint."
+NO_INTROSPECTION = "This server has no service introspection."
+NO_INTROSPECTION_HINT = "Add it, where the operator allows that, or give the server a flavor with it in mhv:services."
 # What names a file or a command of the host is for its operator, not for tenants.
 OPERATORS = re.compile(r"(^|[\s\"'(=:])/\w|mhvctl|systemctl")
 ENGINE_TROUBLE = "The engine on the host of this server has a problem."
@@ -96,6 +100,56 @@ class AgentEndpoint:
     @messaging.expected_exceptions(AgentError)
     def operation_show(self, context: Context, server_id: str, operation_id: str) -> dict[str, Any]:
         return self._operations.show(server_id, operation_id)
+
+    # ------------------------------------------------------------ services that are layers
+
+    @messaging.expected_exceptions(AgentError)
+    def service_add(self, context: Context, server_id: str, service: str, configuration: str) -> None:
+        """``configuration`` is JSON, or "". One that the server has gets this configuration instead of its own."""
+        with self._engine(server_id) as client:
+            _services_of(client, server_id)
+            client.service_add(server_id, service, configuration)
+        LOG.info("Service %s added to server %s", service, server_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def service_remove(self, context: Context, server_id: str, service: str) -> None:
+        with self._engine(server_id) as client:
+            _services_of(client, server_id)
+            client.service_remove(server_id, service)
+        LOG.info("Service %s removed from server %s", service, server_id)
+
+    @messaging.expected_exceptions(AgentError)
+    def introspect(self, context: Context, server_id: str, kind: str, pid: int | None) -> Any:
+        """What the layer answers: a list of objects, or an object."""
+        arguments = "{}" if pid is None else json.dumps({"pid": pid})
+        with self._engine(server_id) as client:
+            if layers.INTROSPECTION not in _services_of(client, server_id):
+                raise AgentError("no-service", NO_INTROSPECTION, NO_INTROSPECTION_HINT)
+            answer = client.layer_call(server_id, layers.INTROSPECTION, kind, arguments)
+        try:
+            return layers.parse_json(answer)
+        except ValueError as error:
+            LOG.error("The layer %s of server %s answered no JSON: %.200r", layers.INTROSPECTION, server_id, answer)
+            raise AgentError("corrupt", "The service answered something that is no JSON.", ENGINE_TROUBLE_HINT) from error
+
+    @messaging.expected_exceptions(AgentError)
+    def alert_list(self, context: Context, server_id: str, after: int) -> list[dict[str, Any]]:
+        """Oldest first."""
+        with self._engine(server_id) as client:
+            return [alerts.public(alert) for alert in client.alerts(server_id, after)]
+
+    @messaging.expected_exceptions(AgentError)
+    def host_services(self, context: Context) -> list[dict[str, Any]]:
+        """What servers of this host can have: name, version and vendor."""
+        client = self._connect()
+        try:
+            able = {one["service"]: one["available"] for one in client.self_test()["capabilities"]}
+            found = {one["name"]: one for one in client.layer_list()}
+        except engine.EngineError as error:
+            raise _for_tenants(error) from error
+        names = [name for name in {**able, **found} if able.get(name, True)]
+        none = {"version": "", "vendor": ""}
+        return [{"name": name} | {field: found.get(name, none)[field] for field in none} for name in names]
 
     # ------------------------------------------------------------ operations
 
@@ -190,6 +244,14 @@ class AgentEndpoint:
             self._notifier.error(context, action, {**about, "error": failure})
             raise
         self._notifier.end(context, action, about)
+
+
+def _services_of(client: engine.Client, server_id: str) -> list[str]:
+    found = client.status(server_id)
+    services = found[0]["options"]["services"] if found else []
+    if not services:
+        raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT)
+    return services
 
 
 def _for_tenants(error: engine.EngineError) -> AgentError:

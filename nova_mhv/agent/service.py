@@ -10,7 +10,7 @@
 #    License for the specific language governing permissions and limitations
 #    under the License.
 
-"""mhv-agent as a service: its RPC server and what that needs."""
+"""mhv-agent as a service: its RPC server and what that needs, and the watch over alerts."""
 
 import threading
 
@@ -20,6 +20,7 @@ from oslo_service import service
 
 from nova_mhv import conf as mhv_conf
 from nova_mhv import engine, notifications, rpc
+from nova_mhv.agent.alerts import AlertWatch
 from nova_mhv.agent.endpoint import AgentEndpoint
 from nova_mhv.agent.export import GlanceExporter
 from nova_mhv.agent.operations import Operations
@@ -34,21 +35,29 @@ class AgentService(service.ServiceBase):
         self._conf = conf
         self._stopped = threading.Event()
         self._operations = Operations(conf.agent.max_operations, conf.agent.operations_kept)
+        notifier = notifications.Notifier(conf)
+
+        def connect() -> engine.Client:
+            return engine.Client(conf.agent.socket)
+
+        self._alerts = AlertWatch(connect, notifier.alert)
         endpoint = AgentEndpoint(
-            connect=lambda: engine.Client(conf.agent.socket),
+            connect=connect,
             operations=self._operations,
-            notifier=notifications.Notifier(conf),
+            notifier=notifier,
             exporter=GlanceExporter(mhv_conf.keystone_adapter(conf, "glance"), conf.agent.export_dir),
         )
         self._server = rpc.get_server(rpc.get_transport(conf), conf.host, [endpoint])
 
     def start(self) -> None:
         self._server.start()
+        self._alerts.start()
         LOG.info("mhv-agent serves host %s with the engine at %s", self._conf.host, self._conf.agent.socket)
 
     def stop(self, graceful: bool = True) -> None:
         self._server.stop()
         self._server.wait()
+        self._alerts.stop()
         if not self._operations.stop(self._conf.agent.shutdown_timeout_s):
             LOG.warning("Operations are still running: the engine ends them without the agent")
         self._stopped.set()

@@ -101,7 +101,7 @@ class Storm:
         assert status in REFUSALS, (status, body)
         ((_, fault),) = body.items()
         assert fault["message"] and fault["hint"], body
-        assert "no checkpoint service" not in fault["message"] and "/run/" not in str(fault), body
+        assert "no hypervisor service" not in fault["message"] and "/run/" not in str(fault), body
         print(fault)
 
     def settle(self, ended):

@@ -12,6 +12,7 @@
 
 """An engine in memory: what mhvd answers, as nova_mhv.engine.Client gives it."""
 
+import json
 import os
 import sys
 import threading
@@ -49,6 +50,25 @@ class FakeEngine:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.fail: Exception | None = None
+        self.services: dict[str, dict[str, str]] = {guest: {"checkpoint": ""} for guest in guests}  # with configurations
+        self.found: dict[str, list[dict[str, Any]]] = {guest: [] for guest in guests}  # alerts
+        self.asked: list[tuple[str, str, str]] = []  # layer, method, arguments
+        self.answer = '[{"pid": 1, "name": "init"}]'
+        self.host = {"checkpoint": True, "introspection": True, "integrity": True}
+
+    def alert(self, guest: str, title: str, number: int = 0, **fields: Any) -> dict[str, Any]:
+        chain = self.found[guest]
+        alert = {
+            "number": number or len(chain) + 1,
+            "time_ns": 1_700_000_000_000_000_000 + len(chain) * 10**9,
+            "layer": "integrity",
+            "severity": "critical",
+            "title": title,
+            "detail": '{"syscall": 59}',
+            **fields,
+        }
+        chain.append(alert)
+        return alert
 
     def add(self, guest: str, name: str = "", identity: str = "") -> dict[str, Any]:
         chain = self.guests[guest]
@@ -81,9 +101,13 @@ class FakeEngine:
     # ------------------------------------------------------------ nova_mhv.engine.Client
 
     def status(self, guest: str = "") -> list[dict[str, Any]]:
+        if not guest:
+            return [status for known in self.guests for status in self.status(known)]
         self._chain(guest)
+        services = self.services[guest]
         options = {
-            "services": ["checkpoint"],
+            "services": list(services),
+            "configurations": {name: text for name, text in services.items() if text},
             "checkpoint_interval_s": 0.0,
             "checkpoint_keep": 10,
             "checkpoint_overhead_max": 10.0,
@@ -107,8 +131,37 @@ class FakeEngine:
                 "worker_restarts": 0,
                 "own_monitor": True,
                 "store_bytes": 0,
+                "layers": [_layer(name) for name in services if name != "checkpoint"],
             }
         ]
+
+    def self_test(self) -> dict[str, Any]:
+        found = [{"service": name, "available": there, "reason": ""} for name, there in self.host.items()]
+        return {"capabilities": found, "kernel": "6.18"}
+
+    def layer_list(self) -> list[dict[str, Any]]:
+        names = [name for name in self.host if name != "checkpoint"]
+        return [{"name": name, "version": "1.0", "vendor": "nova-mhv", "manifest": "{}"} for name in names]
+
+    def service_add(self, guest: str, service: str, configuration: str = "") -> None:
+        self._chain(guest)
+        if not self.host.get(service):
+            raise error("unsupported", f"this host has no service {service}", "its operator installs it")
+        self.services[guest][service] = configuration
+
+    def service_remove(self, guest: str, service: str) -> None:
+        self._chain(guest)
+        del self.services[guest][service]
+
+    def layer_call(self, guest: str, layer: str, method: str, arguments: str = "{}") -> str:
+        self._chain(guest)
+        json.loads(arguments)
+        self.asked.append((layer, method, arguments))
+        return self.answer
+
+    def alerts(self, guest: str, after: int = 0) -> list[dict[str, Any]]:
+        self._chain(guest)
+        return [dict(alert) for alert in self.found[guest] if alert["number"] > after]
 
     def checkpoint_create(self, guest: str, name: str = "", progress: Any = None) -> dict[str, Any]:
         self._chain(guest)
@@ -162,6 +215,10 @@ class FakeEngine:
             if entry["id"] == identity:
                 return entry
         raise error("not-found", f"no checkpoint {identity}", "list them")
+
+
+def _layer(name: str) -> dict[str, Any]:
+    return {"name": name, "version": "1.0", "state": "ready", "message": "", "restarts": 0, "epochs": 7, "alerts": 0, "late": 0}
 
 
 class FakeNotifier:

@@ -128,6 +128,10 @@ def test_stopping_agent_takes_no_operation():
         ("checkpoint_export", {"checkpoint_id": str(uuid.uuid4())}),
         ("checkpoint_verify", {}),
         ("guest_status", {}),
+        ("service_add", {"service": "integrity", "configuration": ""}),
+        ("service_remove", {"service": "integrity"}),
+        ("introspect", {"kind": "processes", "pid": None}),
+        ("alert_list", {"after": 0}),
     ],
 )
 def test_server_without_the_service(method, arguments):
@@ -200,3 +204,68 @@ def test_files_and_commands_of_the_host_are_for_its_operator(message, hint, told
         endpoint.guest_status(CONTEXT, SERVER)
     told = caught.value.exc_info[1]
     assert (told.code, told.message, told.hint) == ("unavailable", told_message, told_hint)
+
+
+def test_services_come_and_go(agent):
+    agent.call("service_add", service="integrity", configuration='{"on_finding": "hold"}')
+    status = agent.call("guest_status")
+    assert status["options"]["services"] == ["checkpoint", "integrity"]
+    assert status["options"]["configurations"] == {"integrity": '{"on_finding": "hold"}'}
+    agent.call("service_remove", service="integrity")
+    assert agent.call("guest_status")["options"]["services"] == ["checkpoint"]
+
+
+def test_a_server_whose_services_ended_gets_none(agent):
+    agent.engine.services[SERVER].clear()
+    for method, arguments in (("service_add", {"configuration": ""}), ("service_remove", {})):
+        with pytest.raises(AgentError) as caught:
+            agent.call(method, service="integrity", **arguments)
+        assert caught.value.code == "no-service"
+    assert agent.engine.services[SERVER] == {}
+
+
+def test_introspection_is_asked_and_its_answer_read(agent):
+    agent.engine.services[SERVER]["introspection"] = ""
+    assert agent.call("introspect", kind="processes", pid=None) == [{"pid": 1, "name": "init"}]
+    assert agent.call("introspect", kind="files", pid=1) == [{"pid": 1, "name": "init"}]
+    assert agent.engine.asked == [("introspection", "processes", "{}"), ("introspection", "files", '{"pid": 1}')]
+
+
+def test_a_server_without_introspection_is_not_asked(agent):
+    with pytest.raises(AgentError) as caught:
+        agent.call("introspect", kind="processes", pid=None)
+    assert caught.value.code == "no-service" and "introspection" in caught.value.message and caught.value.hint
+    assert agent.engine.asked == []
+
+
+@pytest.mark.parametrize("answer", ["", "{", "[" * 100000, '{"a": NaN}', "\x1b[2J"])
+def test_an_answer_that_is_no_json(agent, answer):
+    agent.engine.services[SERVER]["introspection"] = ""
+    agent.engine.answer = answer
+    with pytest.raises(AgentError) as caught:
+        agent.call("introspect", kind="processes", pid=None)
+    assert caught.value.code == "corrupt" and len(str(caught.value)) < 200
+
+
+def test_alerts_after_a_number(agent):
+    agent.engine.alert(SERVER, "first")
+    agent.engine.alert(SERVER, "second", detail="no JSON")
+    agent.engine.alert(SERVER, "third", detail="")
+    assert agent.call("alert_list", after=0)[0] == {
+        "number": 1,
+        "time": "2023-11-14T22:13:20.000Z",
+        "layer": "integrity",
+        "severity": "critical",
+        "title": "first",
+        "detail": {"syscall": 59},
+    }
+    found = agent.call("alert_list", after=1)
+    assert [(one["title"], one["detail"]) for one in found] == [("second", {"text": "no JSON"}), ("third", {})]
+
+
+def test_services_of_the_host(agent):
+    agent.engine.host["integrity"] = False
+    assert agent.endpoint.host_services(CONTEXT) == [
+        {"name": "checkpoint", "version": "", "vendor": ""},
+        {"name": "introspection", "version": "1.0", "vendor": "nova-mhv"},
+    ]

@@ -107,6 +107,49 @@ def test_notifications_go_out(conf):
     messaging.notify._impl_test.reset()
 
 
+@pytest.mark.parametrize(
+    "severity, priority", [("info", "INFO"), ("warning", "WARN"), ("critical", "CRITICAL"), ("else", "WARN")]
+)
+def test_alerts_go_out_with_their_severity(conf, severity, priority):
+    messaging.notify._impl_test.reset()
+    notifications.Notifier(conf).alert({"server_id": SERVER, "severity": severity, "title": "t"})
+    ((_, message, sent_priority, _),) = messaging.notify._impl_test.NOTIFICATIONS
+    assert message["event_type"] == "hypervisor_service.alert" and sent_priority == priority
+    assert message["payload"] == {"server_id": SERVER, "severity": severity, "title": "t"}
+    messaging.notify._impl_test.reset()
+
+
+def test_service_watches_alerts(conf, service, monkeypatch):
+    messaging.notify._impl_test.reset()
+    fake = service._alerts._connect()
+    looked = threading.Semaphore(0)
+    look = service._alerts.look
+
+    def counted(client):
+        look(client)
+        looked.release()
+
+    monkeypatch.setattr(service._alerts, "look", counted)
+    assert looked.acquire(timeout=30)
+    fake.alert(SERVER, "found")
+    assert looked.acquire(timeout=30) and looked.acquire(timeout=30)
+    ((_, message, _, _),) = messaging.notify._impl_test.NOTIFICATIONS
+    assert message["payload"]["title"] == "found" and message["payload"]["server_id"] == SERVER
+    messaging.notify._impl_test.reset()
+
+
+def test_methods_that_came_later_ask_for_their_version(conf, service):
+    assert client(conf).call(CONTEXT, "h1", "alert_list", server_id=SERVER, after=0) == []
+    service._server.dispatcher.endpoints[0].target.version = "1.0"
+    try:
+        assert client(conf).call(CONTEXT, "h1", "guest_status", server_id=SERVER)["state"] == "attached"
+        with pytest.raises(rpc.AgentError) as caught:
+            client(conf).call(CONTEXT, "h1", "alert_list", server_id=SERVER, after=0)
+        assert caught.value.code == "unavailable" and "older release" in caught.value.message
+    finally:
+        service._server.dispatcher.endpoints[0].target.version = rpc.VERSION
+
+
 def test_lost_notification_is_no_error(conf, monkeypatch):
     notifier = notifications.Notifier(conf)
 
