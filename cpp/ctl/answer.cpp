@@ -126,9 +126,9 @@ Answer parse_answer(const std::string& text) {
 }
 
 std::string answer_text(const Answer& answer, std::size_t width) {
-  if (answer.is_object()) return object_text(answer, width);
-  if (!answer.is_array()) return line(cell(answer), width);
+  if (!answer.is_structured()) return line(cell(answer), width);
   if (answer.empty()) return "none\n";
+  if (answer.is_object()) return object_text(answer, width);
   if (std::ranges::all_of(answer, [](const Answer& row) { return row.is_object(); })) return table_text(answer, width);
   std::string out;
   for (const Answer& value : answer) out += line(cell(value), width);

@@ -58,6 +58,7 @@ TEST(Answer, AnObjectIsALinePerKey) {
 
 TEST(Answer, OtherThingsAreLines) {
   EXPECT_EQ(shown("[]"), "none\n");
+  EXPECT_EQ(shown("{}"), "none\n");
   EXPECT_EQ(shown(R"(["a",1])"), "a\n1\n");
   EXPECT_EQ(shown("true"), "yes\n");
 }
