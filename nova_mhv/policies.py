@@ -17,9 +17,11 @@ from oslo_policy import policy
 
 READER = "rule:project_reader_or_admin"
 MEMBER = "rule:project_member_or_admin"
+ADMIN = "role:admin"
 
 _PREFIX = "hypervisor_service"
 _CHECKPOINTS = "/v1/servers/{server_id}/checkpoints"
+_SERVICES = "/v1/servers/{server_id}/services"
 
 LIST = f"{_PREFIX}:checkpoints:index"
 SHOW = f"{_PREFIX}:checkpoints:show"
@@ -30,6 +32,13 @@ EXPORT = f"{_PREFIX}:checkpoints:export"
 VERIFY = f"{_PREFIX}:checkpoints:verify"
 OPERATION = f"{_PREFIX}:operations:show"
 SERVICES = f"{_PREFIX}:services:show"
+ADD_SERVICE = f"{_PREFIX}:services:add"
+REMOVE_SERVICE = f"{_PREFIX}:services:remove"
+ANY_SERVICE = f"{_PREFIX}:services:any"
+CLOUD_SERVICES = f"{_PREFIX}:services:index"
+CLOUD_HOSTS = f"{_PREFIX}:services:hosts"
+INTROSPECT = f"{_PREFIX}:introspection:show"
+ALERTS = f"{_PREFIX}:alerts:index"
 
 
 def _rule(name: str, check: str, description: str, method: str, path: str) -> policy.DocumentedRuleDefault:
@@ -57,7 +66,14 @@ _RULES = [
     _rule(EXPORT, MEMBER, "Export a checkpoint as an image.", "POST", _CHECKPOINTS + "/{checkpoint_id}/export"),
     _rule(VERIFY, MEMBER, "Check everything stored for a server.", "POST", _CHECKPOINTS + "/verify"),
     _rule(OPERATION, READER, "Show an operation.", "GET", "/v1/servers/{server_id}/operations/{operation_id}"),
-    _rule(SERVICES, READER, "Show the services of a server.", "GET", "/v1/servers/{server_id}/services"),
+    _rule(SERVICES, READER, "Show the services of a server.", "GET", _SERVICES),
+    _rule(ADD_SERVICE, MEMBER, "Add a service of [layers] tenant_addable to a server.", "POST", _SERVICES),
+    _rule(REMOVE_SERVICE, MEMBER, "Remove such a service from a server.", "DELETE", _SERVICES + "/{name}"),
+    _rule(ANY_SERVICE, ADMIN, "Add and remove other services, too.", "POST", _SERVICES),
+    _rule(INTROSPECT, MEMBER, "See what runs in a server.", "GET", "/v1/servers/{server_id}/introspection/{kind}"),
+    _rule(ALERTS, READER, "List the alerts of a server.", "GET", "/v1/servers/{server_id}/alerts"),
+    _rule(CLOUD_SERVICES, "role:admin or role:reader", "List the services of the cloud.", "GET", "/v1/services"),
+    _rule(CLOUD_HOSTS, ADMIN, "See on which hosts they are.", "GET", "/v1/services"),
 ]
 
 

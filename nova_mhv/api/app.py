@@ -13,7 +13,7 @@
 """The WSGI application: routes, errors and headers, with authentication in front of what is about a server.
 
 request id -> proxy headers -> /healthcheck -> negotiation, errors -> versions
-                                                                   -> auth_token -> routes of one server
+                                                                   -> auth_token -> routes of resources
 """
 
 import os
@@ -34,6 +34,7 @@ from nova_mhv.api import versions
 from nova_mhv.api.checkpoints import Checkpoints
 from nova_mhv.api.errors import ApiError
 from nova_mhv.api.servers import Servers
+from nova_mhv.api.services import Services
 from nova_mhv.conf import api as api_conf
 
 LOG = logging.getLogger(__name__)
@@ -42,8 +43,10 @@ CONFIG_DIR_VARIABLES = ("MHV_API_CONFIG_DIR", "OS_MHV_CONFIG_DIR")
 CONFIG_DIR = "/etc/nova-mhv"
 CONFIG_FILE = "mhv-api.conf"
 
+_SERVER = "/v1/servers/(?P<server_id>[^/]+)"
+
 Handler = Callable[..., webob.Response]
-Route = tuple[str, re.Pattern[str], Handler]
+Route = tuple[str, re.Pattern[str], Handler, tuple[int, int]]  # with the version that it came with
 
 
 def load_config(environ: Any = os.environ, conf: cfg.ConfigOpts = cfg.CONF) -> cfg.ConfigOpts:
@@ -60,19 +63,16 @@ def load_config(environ: Any = os.environ, conf: cfg.ConfigOpts = cfg.CONF) -> c
 
 
 def make_application(conf: cfg.ConfigOpts) -> Any:
-    return make_pipeline(
-        conf,
-        Checkpoints(
-            Servers(mhv_conf.keystone_adapter(conf, "nova")),
-            rpc.AgentClient(conf, rpc.get_transport(conf)),
-            policies.make_enforcer(conf),
-            conf.api.max_limit,
-        ),
-    )
+    servers = Servers(mhv_conf.keystone_adapter(conf, "nova"))
+    agents = rpc.AgentClient(conf, rpc.get_transport(conf))
+    enforcer = policies.make_enforcer(conf)
+    checkpoints = Checkpoints(servers, agents, enforcer, conf.api.max_limit)
+    return make_pipeline(conf, checkpoints, Services(servers, agents, enforcer, conf))
 
 
-def make_pipeline(conf: cfg.ConfigOpts, checkpoints: Checkpoints) -> Any:
-    resources = auth_token.AuthProtocol(Router(_server_routes(checkpoints)), {"oslo_config_config": conf})
+def make_pipeline(conf: cfg.ConfigOpts, checkpoints: Checkpoints, services: Services) -> Any:
+    routes = _routes(versions.MIN, _checkpoint_routes(checkpoints)) + _service_routes(services)
+    resources = auth_token.AuthProtocol(Router(routes), {"oslo_config_config": conf})
     documents = Router(_version_routes())
     public = {"": documents, "/v1": documents, "/healthcheck": healthcheck.Healthcheck(None, conf)}
     return request_id.RequestId(http_proxy_to_wsgi.HTTPProxyToWSGI(Front(public, resources), conf))
@@ -85,14 +85,17 @@ def _version_routes() -> list[Route]:
     def v1(request: webob.Request) -> webob.Response:
         return webob.Response(json_body={"version": versions.document(request)})
 
-    return [("GET", re.compile("/?"), root), ("GET", re.compile("/v1/?"), v1)]
+    return _routes(versions.MIN, [("GET", "/?", root), ("GET", "/v1/?", v1)])
 
 
-def _server_routes(checkpoints: Checkpoints) -> list[Route]:
-    server = "/v1/servers/(?P<server_id>[^/]+)"
-    many = server + "/checkpoints"
+def _routes(since: tuple[int, int], table: list[tuple[str, str, Handler]]) -> list[Route]:
+    return [(method, re.compile(pattern), handler, since) for method, pattern, handler in table]
+
+
+def _checkpoint_routes(checkpoints: Checkpoints) -> list[tuple[str, str, Handler]]:
+    many = _SERVER + "/checkpoints"
     one = many + "/(?P<checkpoint_id>[^/]+)"
-    table: list[tuple[str, str, Handler]] = [
+    return [
         ("GET", many, checkpoints.index),
         ("POST", many, checkpoints.create),
         ("POST", many + "/verify", checkpoints.verify),
@@ -100,10 +103,22 @@ def _server_routes(checkpoints: Checkpoints) -> list[Route]:
         ("DELETE", one, checkpoints.delete),
         ("POST", one + "/restore", checkpoints.restore),
         ("POST", one + "/export", checkpoints.export),
-        ("GET", server + "/operations/(?P<operation_id>[^/]+)", checkpoints.operation),
-        ("GET", server + "/services", checkpoints.services),
+        ("GET", _SERVER + "/operations/(?P<operation_id>[^/]+)", checkpoints.operation),
     ]
-    return [(method, re.compile(pattern), handler) for method, pattern, handler in table]
+
+
+def _service_routes(services: Services) -> list[Route]:
+    many = _SERVER + "/services"
+    one = many + "/(?P<name>[^/]+)"
+    table: list[tuple[str, str, Handler]] = [
+        ("POST", many, services.add),
+        ("GET", one, services.show),
+        ("DELETE", one, services.remove),
+        ("GET", _SERVER + "/introspection/(?P<kind>[^/]+)", services.introspect),
+        ("GET", _SERVER + "/alerts", services.alerts),
+        ("GET", "/v1/services", services.cloud),
+    ]
+    return _routes(versions.MIN, [("GET", many, services.index)]) + _routes(versions.LAYERS, table)
 
 
 class Front:
@@ -149,8 +164,8 @@ class Router:
 
     def _dispatch(self, request: webob.Request) -> webob.Response:
         allowed = []
-        for method, pattern, handler in self._routes:
-            match = pattern.fullmatch(request.path_info)
+        for method, pattern, handler, since in self._routes:
+            match = pattern.fullmatch(request.path_info) if versions.of(request) >= since else None
             if match and method == request.method:
                 return handler(request, **match.groupdict())
             if match:
@@ -158,4 +173,4 @@ class Router:
         if allowed:
             methods = ", ".join(sorted(set(allowed)))
             raise ApiError(405, f"This resource does not know {request.method[:16]}.", headers={"Allow": methods})
-        raise ApiError(404, "There is no such resource.", "GET / tells the versions of this API.")
+        raise ApiError(404, "There is no such resource.", "GET / tells the versions of this API: a later one may have it.")

@@ -12,13 +12,13 @@
 
 """What arrives, checked: bodies, queries and ids. Everything wrong is an ApiError that says what."""
 
-import json
 import uuid
 from typing import Any
 
 import jsonschema
 import webob
 
+from nova_mhv import layers
 from nova_mhv.api.errors import ApiError
 
 BODY_BYTES_MAX = 64 << 10
@@ -35,12 +35,34 @@ CREATE = {
                     "maxLength": NAME_BYTES_MAX,
                     # No control characters, no half of a surrogate pair.
                     "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ud800-\\udfff]*\\Z",
+                    "description": "it has control characters.",
                 },
             },
             "additionalProperties": False,
         },
     },
     "required": ["checkpoint"],
+    "additionalProperties": False,
+}
+
+ADD_SERVICE = {
+    "type": "object",
+    "properties": {
+        "service": {
+            "type": "object",
+            "properties": {
+                "name": {
+                    "type": "string",
+                    "pattern": f"^{layers.NAME.pattern}\\Z",
+                    "description": "it is no name of a service.",
+                },
+                "configuration": {"type": "object"},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["service"],
     "additionalProperties": False,
 }
 
@@ -55,8 +77,8 @@ def json_body(request: webob.Request, schema: dict[str, Any], optional: bool = F
     if request.content_type != "application/json":
         raise ApiError(415, "The body has to be JSON.", "Send Content-Type: application/json.")
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        body = layers.parse_json(raw.decode())
+    except ValueError as error:
         raise ApiError(400, f"The body is not valid JSON: {error}"[:300]) from error
     problem = next(jsonschema.Draft202012Validator(schema).iter_errors(body), None)
     if problem is not None:
@@ -87,7 +109,7 @@ def _why(problem: jsonschema.ValidationError) -> str:
         case "maxLength":
             return f"it has more than {problem.validator_value} characters."
         case "pattern":
-            return "it has control characters."
+            return problem.schema["description"]
         case "required":
             missing = [name for name in problem.validator_value if name not in problem.instance]
             return f"the field {missing[0]!r} is missing."
@@ -109,13 +131,7 @@ def checkpoint_name(request: webob.Request) -> str:
 
 def page(request: webob.Request, max_limit: int) -> tuple[str, int]:
     """(marker, limit) of a list; the marker is "" for the beginning."""
-    query = request.GET
-    unknown = sorted(set(query) - {"marker", "limit"})
-    if unknown:
-        raise ApiError(400, f"The query parameter {unknown[0][:64]!r} is not known; known are: limit, marker.")
-    for name in ("marker", "limit"):
-        if len(query.getall(name)) > 1:
-            raise ApiError(400, f"The query parameter {name!r} is given more than once.")
+    query = _query(request, ("limit", "marker"))
     marker = query.get("marker", "")
     if marker:
         marker = canonical_uuid(marker) or ""
@@ -127,6 +143,31 @@ def page(request: webob.Request, max_limit: int) -> tuple[str, int]:
     if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and int(limit) > 0):
         raise ApiError(400, f"The limit {limit[:64]!r} is not a positive number.")
     return marker, min(int(limit), max_limit)
+
+
+def number(request: webob.Request, name: str, largest: int) -> int | None:
+    """Of the one query parameter that there may be; None without it."""
+    value = _query(request, (name,)).get(name)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 20 and int(value) <= largest):
+        raise ApiError(400, f"The {name} {value[:64]!r} is not a number from 0 to {largest}.")
+    return int(value)
+
+
+def no_query(request: webob.Request) -> None:
+    _query(request, ())
+
+
+def _query(request: webob.Request, known: tuple[str, ...]) -> Any:
+    unknown = sorted(set(request.GET) - set(known))
+    if unknown:
+        names = ", ".join(known) or "none"
+        raise ApiError(400, f"The query parameter {unknown[0][:64]!r} is not known; known are: {names}.")
+    for name in known:
+        if len(request.GET.getall(name)) > 1:
+            raise ApiError(400, f"The query parameter {name!r} is given more than once.")
+    return request.GET
 
 
 def canonical_uuid(value: str) -> str | None:

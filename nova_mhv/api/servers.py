@@ -13,6 +13,7 @@
 """Servers, as Nova tells them to the service's own user."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from keystoneauth1 import exceptions as ks_exceptions
@@ -23,7 +24,7 @@ from nova_mhv.api.errors import ApiError, no_server
 LOG = logging.getLogger(__name__)
 
 _HOST = "OS-EXT-SRV-ATTR:host"
-_MICROVERSION = "2.9"  # the first that tells `locked`
+_MICROVERSION = "2.47"  # the first that tells the flavor's extra specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Server:
     status: str
     task: str  # "" while nothing is going on
     locked: bool
+    extra_specs: Mapping[str, str]  # of its flavor
+
+    @property
+    def flavor_services(self) -> list[str]:
+        return [name.strip() for name in self.extra_specs.get("mhv:services", "").split(",")]
 
 
 class Servers:
@@ -44,19 +50,13 @@ class Servers:
 
     def get(self, server_id: str) -> Server:
         """Raises ApiError: 404, or 503 when Nova cannot be asked."""
-        try:
-            response = self._nova.get(f"/servers/{server_id}", microversion=_MICROVERSION, raise_exc=False)
-        except ks_exceptions.ClientException as error:
-            LOG.error("Nova could not be asked for server %s: %s", server_id, error)
-            raise _unavailable() from error
+        response = self._get(f"/servers/{server_id}")
         if response.status_code == 404:
             raise no_server(server_id)
-        if response.status_code != 200:
-            LOG.error("Nova answered %s for server %s: %.500s", response.status_code, server_id, response.text)
-            raise _unavailable()
+        _require_200(response, f"server {server_id}")
         found = response.json()["server"]
-        if _HOST not in found:
-            LOG.error("Nova does not tell the hosts of servers to the user of [nova]: give it the admin role")
+        if _HOST not in found or "extra_specs" not in found.get("flavor", {}):
+            LOG.error("Nova does not tell hosts and extra specs of servers to the user of [nova]: give it the admin role")
             raise _unavailable()
         return Server(
             id=found["id"],
@@ -65,11 +65,31 @@ class Servers:
             status=found["status"],
             task=found.get("OS-EXT-STS:task_state") or "",
             locked=bool(found.get("locked")),
+            extra_specs=found["flavor"]["extra_specs"],
         )
+
+    def hosts(self) -> list[str]:
+        """The compute hosts that are up. Raises ApiError 503."""
+        response = self._get("/os-services?binary=nova-compute")
+        _require_200(response, "the compute hosts")
+        return sorted(one["host"] for one in response.json()["services"] if one["state"] == "up")
+
+    def _get(self, path: str) -> Any:
+        try:
+            return self._nova.get(path, microversion=_MICROVERSION, raise_exc=False)
+        except ks_exceptions.ClientException as error:
+            LOG.error("Nova could not be asked for %s: %s", path, error)
+            raise _unavailable() from error
+
+
+def _require_200(response: Any, what: str) -> None:
+    if response.status_code != 200:
+        LOG.error("Nova answered %s for %s: %.500s", response.status_code, what, response.text)
+        raise _unavailable()
 
 
 def _unavailable() -> ApiError:
-    return ApiError(503, "The compute service could not be asked for the server.", "Try again later.")
+    return ApiError(503, "The compute service could not be asked.", "Try again later.")
 
 
 def require_active(server: Server, action: str) -> None:

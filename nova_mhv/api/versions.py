@@ -12,9 +12,15 @@
 
 """The version document, and the microversion of a request.
 
-One microversion so far, 1.0. A client asks for one with the header
-``OpenStack-API-Version: hypervisor-service 1.0`` or ``... latest``; without
-the header it gets the lowest.
+A client asks for one with the header ``OpenStack-API-Version:
+hypervisor-service 1.0`` or ``... latest``; without the header it gets the
+lowest.
+
+===  ========================================================================
+1.0  Checkpoints, operations, the services of a server as one object
+1.1  Services that are layers: added, removed and configured one by one, with
+     their state; introspection, alerts, the services of the cloud
+===  ========================================================================
 """
 
 import re
@@ -26,8 +32,10 @@ from nova_mhv.api.errors import ApiError
 SERVICE_TYPE = "hypervisor-service"
 HEADER = "OpenStack-API-Version"
 MIN = (1, 0)
-MAX = (1, 0)
+MAX = (1, 1)
+LAYERS = (1, 1)
 
+_ENVIRON = "mhv.version"
 _FORM = re.compile(r"([1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)
 
 
@@ -36,7 +44,16 @@ def text(version: tuple[int, int]) -> str:
 
 
 def negotiate(request: webob.Request) -> tuple[int, int]:
-    """Raises ApiError 400 for what is no version, 406 for one out of range."""
+    """Raises ApiError 400 for what is no version, 406 for one out of range. ``of`` then knows it."""
+    version = request.environ[_ENVIRON] = _negotiated(request)
+    return version
+
+
+def of(request: webob.Request) -> tuple[int, int]:
+    return request.environ.get(_ENVIRON, MIN)
+
+
+def _negotiated(request: webob.Request) -> tuple[int, int]:
     asked = _asked(request.headers.get(HEADER, ""))
     if asked is None:
         return MIN

@@ -13,6 +13,8 @@
 """The engine's dictionaries as the API shows them. Nothing about the host goes out: no path, no process."""
 
 import datetime
+import json
+from collections.abc import Collection
 from typing import Any
 
 
@@ -67,6 +69,28 @@ def guest(found: dict[str, Any]) -> dict[str, Any]:
         "store_bytes": found["store_bytes"],
         "epoch": found["epoch"],
     }
+
+
+def services(found: dict[str, Any], flavor_services: Collection[str]) -> list[dict[str, Any]]:
+    """Each service of a guest, in the order of its stack."""
+    options = found["options"]
+    layers = {layer["name"]: layer for layer in found.get("layers", [])}
+    shown = []
+    for name in options["services"]:
+        layer = layers.get(name, {})
+        configuration = options.get("configurations", {}).get(name)
+        shown.append(
+            {
+                "name": name,
+                "source": "flavor" if name in flavor_services else "added",
+                "state": layer.get("state", found["state"]),
+                "message": layer.get("message", ""),
+                "version": layer.get("version", ""),
+                "configuration": json.loads(configuration) if configuration else {},
+                **{count: layer.get(count, 0) for count in ("restarts", "epochs", "alerts", "late")},
+            }
+        )
+    return shown
 
 
 def _disk(found: dict[str, Any]) -> dict[str, Any]:

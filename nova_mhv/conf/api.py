@@ -15,6 +15,7 @@
 from oslo_config import cfg
 
 from nova_mhv import conf as mhv_conf
+from nova_mhv.conf import layers
 
 API_OPTS: list[cfg.Opt] = [
     cfg.IntOpt(
@@ -33,15 +34,18 @@ API_OPTS: list[cfg.Opt] = [
         "delete_timeout_s",
         default=600,
         min=1,
-        help="How long the deletion of a checkpoint may take, in seconds, while its agent shows signs of life.",
+        help="How long the deletion of a checkpoint, or a change of services, may take, in seconds, while its agent "
+        "shows signs of life.",
     ),
 ]
 
 
 def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(API_OPTS, group="api")
+    conf.register_group(layers.GROUP)
+    conf.register_opts(layers.TENANT_OPTS, group=layers.GROUP)
     mhv_conf.register_keystone(conf, "nova", "compute", timeout_s=60)
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    return [("api", API_OPTS), ("nova", mhv_conf.keystone_opts())]
+    return [("api", API_OPTS), (layers.GROUP.name, layers.TENANT_OPTS), ("nova", mhv_conf.keystone_opts())]

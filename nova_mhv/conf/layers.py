@@ -15,6 +15,18 @@ from oslo_config import cfg
 
 GROUP = cfg.OptGroup("layers", title="Layers", help="Hypervisor services besides those that come with nova-mhv.")
 
+ENABLED = cfg.ListOpt(
+    "enabled",
+    default=[],
+    help="Names of services that flavors may have besides checkpoint, introspection and integrity.",
+)
+
+ADDABLE = cfg.ListOpt(
+    "tenant_addable",
+    default=[],
+    help="Names of services that members of a project may add to their running servers. Operators may add any.",
+)
+
 MANIFESTS = cfg.StrOpt(
     "manifest_dir",
     default="/etc/nova-mhv/layers",
@@ -22,24 +34,9 @@ MANIFESTS = cfg.StrOpt(
     "which services cannot be had together. Services without one are checked on the compute host alone.",
 )
 
-FLAVOR_OPTS = [
-    cfg.ListOpt(
-        "enabled",
-        default=[],
-        help="Names of services that flavors may have besides checkpoint, introspection and integrity.",
-    ),
-    MANIFESTS,
-]
-
-TENANT_OPTS = [
-    cfg.ListOpt(
-        "tenant_addable",
-        default=[],
-        help="Names of services that members of a project may add to their running servers. Operators may add any.",
-    ),
-    MANIFESTS,
-]
+FLAVOR_OPTS = [ENABLED, MANIFESTS]  # of nova-api
+TENANT_OPTS = [ADDABLE, MANIFESTS]  # of mhv-api, which lists them
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    return [(GROUP.name, [*FLAVOR_OPTS, TENANT_OPTS[0]])]
+    return [(GROUP.name, [ENABLED])]

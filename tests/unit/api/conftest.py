@@ -36,6 +36,7 @@ from nova_mhv.agent.operations import Operations  # noqa: E402
 from nova_mhv.api import app  # noqa: E402
 from nova_mhv.api.checkpoints import Checkpoints  # noqa: E402
 from nova_mhv.api.servers import Servers  # noqa: E402
+from nova_mhv.api.services import Services  # noqa: E402
 
 ROLES = {
     "reader": ["reader"],
@@ -61,6 +62,7 @@ class FakeNova:
     def __init__(self):
         self.servers = {}
         self.fail = None
+        self.hosts = {"h1": "up"}
 
     def add(self, project_id, **fields):
         server_id = str(uuid.uuid4())
@@ -71,6 +73,7 @@ class FakeNova:
             "OS-EXT-SRV-ATTR:host": "h1",
             "OS-EXT-STS:task_state": None,
             "locked": False,
+            "flavor": {"original_name": "m1.tiny.checkpoint", "extra_specs": {"mhv:services": "checkpoint"}},
             **fields,
         }
         return server_id
@@ -80,6 +83,9 @@ class FakeNova:
             raise self.fail
         if self.fail:
             return self.fail
+        if url.startswith("/os-services"):
+            hosts = [{"host": host, "state": state, "binary": "nova-compute"} for host, state in self.hosts.items()]
+            return NovaAnswer(200, {"services": hosts})
         found = self.servers.get(url.removeprefix("/servers/"))
         return NovaAnswer(200, {"server": found}) if found else NovaAnswer(404, {})
 
@@ -102,6 +108,7 @@ class Cloud:
         file = folder / "mhv-api.conf"
         file.write_text(
             "[DEFAULT]\ntransport_url=fake://\n[api]\nmax_limit=5\nrpc_timeout_s=1\n"
+            f"[layers]\ntenant_addable=introspection,integrity\nmanifest_dir={folder}\n"
             "[nova]\nauth_type=none\nendpoint_override=http://nova.test\n"
             "[keystone_authtoken]\nwww_authenticate_uri=http://keystone.test\nauth_type=none\n"
         )
@@ -113,10 +120,8 @@ class Cloud:
         endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter())
         self._server = rpc.get_server(transport, "h1", [endpoint])
         self._server.start()
-        checkpoints = Checkpoints(
-            Servers(self.nova), rpc.AgentClient(self.conf, transport), policies.make_enforcer(self.conf), 5
-        )
-        self.app = app.make_pipeline(self.conf, checkpoints)
+        common = Servers(self.nova), rpc.AgentClient(self.conf, transport), policies.make_enforcer(self.conf)
+        self.app = app.make_pipeline(self.conf, Checkpoints(*common, 5), Services(*common, self.conf))
 
     def close(self):
         self.engine.gate.set()
@@ -131,13 +136,15 @@ class Cloud:
         )
         return token
 
-    def ask(self, method, path, json=None, role="member", project_id=None, headers=None, **more):
+    def ask(self, method, path, json=None, role="member", project_id=None, headers=None, version="latest", **more):
         request = webob.Request.blank(path, method=method, **more)
         if json is not None:
             request.json_body = json
             request.content_type = "application/json"
         if role:
             request.headers["X-Auth-Token"] = self.token(role, project_id)
+        if version:
+            request.headers["OpenStack-API-Version"] = f"hypervisor-service {version}"
         request.headers.update(headers or {})
         return request.get_response(self.app)
 

@@ -170,6 +170,7 @@ def test_no_agent_on_the_host(cloud):
         NovaAnswer(500, {}),
         NovaAnswer(401, {}),
         NovaAnswer(200, {"server": {"id": "x", "tenant_id": "y", "status": "ACTIVE"}}),
+        NovaAnswer(200, {"server": {"id": "x", "tenant_id": "y", "OS-EXT-SRV-ATTR:host": "h1", "flavor": {}}}),
     ],
 )
 def test_nova_cannot_be_asked(cloud, failure):

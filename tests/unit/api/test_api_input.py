@@ -118,7 +118,13 @@ def test_ids_in_capitals(cloud):
 
 @pytest.mark.parametrize(
     "method, path, allow",
-    [("PUT", "checkpoints", "GET, POST"), ("PATCH", "services", "GET"), ("POST", "operations/x", "GET")],
+    [
+        ("PUT", "checkpoints", "GET, POST"),
+        ("PATCH", "services", "GET, POST"),
+        ("PUT", "services/x", "DELETE, GET"),
+        ("POST", "operations/x", "GET"),
+        ("POST", "introspection/log", "GET"),
+    ],
 )
 def test_wrong_methods(cloud, method, path, allow):
     answer = cloud.ask(method, cloud.path(path))
@@ -128,3 +134,56 @@ def test_wrong_methods(cloud, method, path, allow):
 @pytest.mark.parametrize("path", ["/v2/servers", "/v1/servers", "/v1/servers//checkpoints", "/v1/x", "/etc/passwd"])
 def test_unknown_resources(cloud, path):
     assert fault(cloud.ask("GET", path))[:2] == (404, "itemNotFound")
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ({}, "'service' is missing"),
+        ({"service": {}}, "'name' is missing"),
+        ({"service": {"name": 5}}, "/service/name: it has to be of type string"),
+        ({"service": {"name": "../x"}}, "/service/name: it is no name of a service"),
+        ({"service": {"name": "integrity\n"}}, "/service/name: it is no name of a service"),
+        ({"service": {"name": "i" * 64}}, "/service/name: it is no name of a service"),
+        ({"service": {"name": "integrity", "configuration": "hold"}}, "/service/configuration: it has to be of type"),
+        ({"service": {"name": "integrity", "configuration": {"on_finding": "panic"}}}, "wrong at /on_finding: 'panic'"),
+        ({"service": {"name": "integrity", "configuration": {"on_finding": float("nan")}}}, "NaN is no JSON"),
+        ({"service": {"name": "integrity"}, "force": True}, "'force' is not known"),
+    ],
+)
+def test_wrong_services(cloud, body, says):
+    answer = cloud.ask("POST", cloud.path("services"), body)
+    assert fault(answer)[:2] == (400, "badRequest") and says in fault(answer)[2]
+    assert list(cloud.engine.services[cloud.server]) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"introspection/processes?pid={pid}" for pid in ("-1", "x", "4194305", "", "1&pid=2", "%C2%B2")),
+        "introspection/processes?name=x",
+        *(f"alerts?{query}" for query in ("after=-1", "after=" + "9" * 20, "after=1.5", "limit=1")),
+    ],
+)
+def test_wrong_queries_of_layers(cloud, path):
+    cloud.engine.services[cloud.server]["introspection"] = ""
+    assert fault(cloud.ask("GET", cloud.path(path)))[0] == 400
+    assert cloud.engine.asked == []
+
+
+@pytest.mark.parametrize("kind", ["x", "..", "Processes", "processes%0a", "a" * 5000])
+def test_kinds_that_introspection_does_not_know(cloud, kind):
+    cloud.engine.services[cloud.server]["introspection"] = ""
+    answer = cloud.ask("GET", cloud.path("introspection", kind))
+    assert fault(answer)[0] == 404 and len(answer.text) < 500 and cloud.engine.asked == []
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("name", ["x", "..", "a" * 5000, "%00"])
+def test_services_that_the_server_has_not(cloud, method, name):
+    answer = cloud.ask(method, cloud.path("services", name))
+    assert fault(answer)[0] == 404 and len(answer.text) < 500
+
+
+def test_the_clouds_services_take_no_query(cloud):
+    assert fault(cloud.ask("GET", "/v1/services?host=h1"))[0] == 400

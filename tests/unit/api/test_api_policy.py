@@ -15,8 +15,8 @@ import uuid
 import pytest
 from conftest import fault
 
-READS = ["index", "show", "operation", "services"]
-WRITES = ["create", "delete", "restore", "export", "verify"]
+READS = ["index", "show", "operation", "services", "service", "alerts"]
+WRITES = ["create", "delete", "restore", "export", "verify", "add", "remove", "introspect"]
 
 
 def request(cloud, action, server, checkpoint, **who):
@@ -38,6 +38,17 @@ def request(cloud, action, server, checkpoint, **who):
             return cloud.ask("GET", path("operations", str(uuid.uuid4())), **who)
         case "services":
             return cloud.ask("GET", path("services"), **who)
+        case "service":
+            return cloud.ask("GET", path("services", "checkpoint"), **who)
+        case "add":
+            return cloud.ask("POST", path("services"), {"service": {"name": "integrity"}}, **who)
+        case "remove":
+            cloud.engine.services[server if server in cloud.engine.services else cloud.server]["introspection"] = ""
+            return cloud.ask("DELETE", path("services", "introspection"), **who)
+        case "introspect":
+            return cloud.ask("GET", path("introspection", "processes"), **who)
+        case "alerts":
+            return cloud.ask("GET", path("alerts"), **who)
 
 
 @pytest.mark.parametrize("action", READS + WRITES)
@@ -51,6 +62,7 @@ def test_server_of_another_project_is_not_there(cloud, action, role):
     # Not a word tells it from a server that does not exist.
     assert fault(answer)[2].replace(cloud.foreign, missing) == fault(nowhere)[2]
     assert len(cloud.engine.guests[cloud.foreign]) == 1 and cloud.notifier.sent == []
+    assert "integrity" not in cloud.engine.services[cloud.foreign] and cloud.engine.asked == []
 
 
 @pytest.mark.parametrize("action", ["show", "delete", "restore", "export"])
@@ -72,9 +84,10 @@ def test_readers_change_nothing(cloud, action):
     answer = request(cloud, action, cloud.server, checkpoint, role="reader")
     assert fault(answer)[:2] == (403, "forbidden")
     assert len(cloud.engine.guests[cloud.server]) == 1
+    assert "integrity" not in cloud.engine.services[cloud.server] and cloud.engine.asked == []
 
 
-@pytest.mark.parametrize("action", ["index", "show", "services"])
+@pytest.mark.parametrize("action", ["index", "show", "services", "service", "alerts"])
 def test_readers_read(cloud, action):
     assert request(cloud, action, cloud.server, cloud.checkpoint(), role="reader").status_int == 200
 
@@ -84,7 +97,11 @@ def test_other_roles_do_nothing(cloud, action):
     assert fault(request(cloud, action, cloud.server, cloud.checkpoint(), role="nobody"))[0] == 403
 
 
-@pytest.mark.parametrize("action, status", [("index", 200), ("show", 200), ("create", 202), ("delete", 204)])
+@pytest.mark.parametrize(
+    "action, status",
+    [("index", 200), ("show", 200), ("create", 202), ("delete", 204)]
+    + [("add", 201), ("remove", 204), ("alerts", 200), ("service", 200)],
+)
 def test_operator_may_do_it_to_every_server(cloud, action, status):
     checkpoint = cloud.checkpoint(cloud.foreign)
     assert request(cloud, action, cloud.foreign, checkpoint, role="admin").status_int == status
@@ -105,3 +122,26 @@ def test_no_token(cloud, action):
 
 def test_wrong_token(cloud):
     assert cloud.ask("GET", cloud.path("checkpoints"), role=None, headers={"X-Auth-Token": "x"}).status_int == 401
+
+
+def test_members_add_only_what_the_operator_lists(cloud):
+    cloud.engine.host["heat-map"] = True
+    body = {"service": {"name": "heat-map"}}
+    refused = cloud.ask("POST", cloud.path("services"), body)
+    assert fault(refused)[:2] == (403, "forbidden") and "introspection, integrity" in refused.json["forbidden"]["hint"]
+    assert cloud.ask("POST", cloud.path("services"), body, role="admin").status_int == 201
+    assert fault(cloud.ask("DELETE", cloud.path("services", "heat-map")))[0] == 403
+    assert cloud.ask("DELETE", cloud.path("services", "heat-map"), role="admin").status_int == 204
+
+
+def test_the_operator_may_list_none(cloud):
+    cloud.conf.set_override("tenant_addable", [], group="layers")
+    refused = cloud.ask("POST", cloud.path("services"), {"service": {"name": "integrity"}})
+    assert fault(refused)[0] == 403 and refused.json["forbidden"]["hint"] == "The operator allows none."
+
+
+def test_hosts_of_the_clouds_services_are_for_the_operator(cloud):
+    assert all("hosts" not in one for one in cloud.ask("GET", "/v1/services", role="reader").json["services"])
+    assert all(one["hosts"] == ["h1"] for one in cloud.ask("GET", "/v1/services", role="admin").json["services"])
+    assert fault(cloud.ask("GET", "/v1/services", role="nobody"))[0] == 403
+    assert cloud.ask("GET", "/v1/services", role=None).status_int == 401

@@ -29,8 +29,11 @@ def test_policy_sample_has_every_default():
     assert lines == {f'#"{rule.name}": "{rule.check_str}"' for rule in policies.list_rules()}
 
 
-@pytest.mark.parametrize("name, module, group", [("mhv-agent", agent, "agent"), ("mhv-api", api, "api")])
+@pytest.mark.parametrize(
+    "name, module, group",
+    [("mhv-agent", agent, "agent"), ("mhv-api", api, "api"), ("mhv-api", api, "layers")],
+)
 def test_configuration_sample_has_every_default(name, module, group):
     section = (SAMPLES / f"{name}.conf").read_text().split(f"[{group}]\n")[1].split("\n[")[0]
-    sampled = dict(re.findall(r"^#(\w+) = (.+)$", section, re.MULTILINE))
-    assert sampled == {option.name: str(option.default) for option in dict(module.list_opts())[group]}
+    sampled = dict(re.findall(r"^#(\w+) = ?(.*)$", section, re.MULTILINE))
+    assert sampled == {option.name: str(option.default or "") for option in dict(module.list_opts())[group]}

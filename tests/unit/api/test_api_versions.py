@@ -21,7 +21,7 @@ HEADER = "OpenStack-API-Version"
 def test_documents_need_no_token(cloud):
     root = cloud.ask("GET", "/", role=None)
     (version,) = root.json["versions"]
-    assert (version["status"], version["min_version"], version["max_version"]) == ("CURRENT", "1.0", "1.0")
+    assert (version["status"], version["min_version"], version["max_version"]) == ("CURRENT", "1.0", "1.1")
     assert version["links"] == [{"rel": "self", "href": "http://localhost/v1/"}]
     for path in ("/v1", "/v1/"):
         assert cloud.ask("GET", path, role=None).json == {"version": version}
@@ -33,15 +33,45 @@ def test_links_below_a_prefix(cloud):
 
 
 @pytest.mark.parametrize(
-    "header", [None, "hypervisor-service 1.0", "compute 2.96, hypervisor-service latest", "compute 2.1"]
+    "header, version",
+    [
+        (None, "1.0"),
+        ("hypervisor-service 1.0", "1.0"),
+        ("hypervisor-service 1.1", "1.1"),
+        ("compute 2.96, hypervisor-service latest", "1.1"),
+        ("compute 2.1", "1.0"),
+    ],
 )
-def test_versions_that_are_served(cloud, header):
-    answer = cloud.ask("GET", cloud.path("checkpoints"), headers={HEADER: header} if header else {})
+def test_versions_that_are_served(cloud, header, version):
+    headers = {HEADER: header} if header else {}
+    answer = cloud.ask("GET", cloud.path("checkpoints"), headers=headers, version=None)
     assert answer.status_int == 200
-    assert answer.headers[HEADER] == "hypervisor-service 1.0" and HEADER in answer.headers["Vary"]
+    assert answer.headers[HEADER] == f"hypervisor-service {version}" and HEADER in answer.headers["Vary"]
 
 
-@pytest.mark.parametrize("version", ["1.1", "2.0", "1.9999"])
+@pytest.mark.parametrize(
+    "method, path",
+    [
+        ("GET", "servers/{server}/services/checkpoint"),
+        ("DELETE", "servers/{server}/services/checkpoint"),
+        ("GET", "servers/{server}/introspection/processes"),
+        ("GET", "servers/{server}/alerts"),
+        ("GET", "services"),
+    ],
+)
+def test_resources_of_a_later_version_are_not_in_an_earlier_one(cloud, method, path):
+    answer = cloud.ask(method, "/v1/" + path.format(server=cloud.server), version="1.0")
+    assert fault(answer)[0] == 404 and "version" in answer.json["itemNotFound"]["hint"]
+
+
+def test_services_of_a_server_have_their_layers_from_1_1_on(cloud):
+    old = cloud.ask("GET", cloud.path("services"), version="1.0").json["services"]
+    new = cloud.ask("GET", cloud.path("services"), version="1.1").json["services"]
+    assert [one["name"] for one in new.pop("layers")] == ["checkpoint"] and old == new
+    assert fault(cloud.ask("POST", cloud.path("services"), {}, version="1.0"))[:2] == (405, "badMethod")
+
+
+@pytest.mark.parametrize("version", ["1.2", "2.0", "1.9999"])
 def test_versions_out_of_range(cloud, version):
     answer = cloud.ask("GET", cloud.path("checkpoints"), headers={HEADER: f"hypervisor-service {version}"})
     assert fault(answer)[:2] == (406, "notAcceptable") and answer.headers[HEADER] == "hypervisor-service 1.0"

@@ -1,0 +1,158 @@
+#    Licensed under the Apache License, Version 2.0 (the "License"); you may
+#    not use this file except in compliance with the License. You may obtain
+#    a copy of the License at
+#
+#         http://www.apache.org/licenses/LICENSE-2.0
+#
+#    Unless required by applicable law or agreed to in writing, software
+#    distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+#    WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+#    License for the specific language governing permissions and limitations
+#    under the License.
+
+
+import json
+
+import pytest
+from conftest import fault
+from fake_engine import error
+from keystoneauth1 import exceptions as ks_exceptions
+
+HOLD = {"on_finding": "hold"}
+
+
+def add(cloud, name="integrity", **more):
+    return cloud.ask("POST", cloud.path("services"), {"service": {"name": name, **more}})
+
+
+def test_add_show_list_remove(cloud):
+    added = add(cloud, configuration=HOLD)
+    assert added.status_int == 201
+    service = added.json["service"]
+    assert service == {
+        "name": "integrity",
+        "source": "added",
+        "state": "ready",
+        "message": "",
+        "version": "1.0",
+        "configuration": HOLD,
+        "restarts": 0,
+        "epochs": 7,
+        "alerts": 0,
+        "late": 0,
+    }
+    assert cloud.ask("GET", cloud.path("services", "integrity")).json == {"service": service}
+    listed = cloud.ask("GET", cloud.path("services")).json["services"]["layers"]
+    assert [(one["name"], one["source"], one["state"]) for one in listed] == [
+        ("checkpoint", "flavor", "attached"),
+        ("integrity", "added", "ready"),
+    ]
+    removed = cloud.ask("DELETE", cloud.path("services", "integrity"))
+    assert removed.status_int == 204 and removed.body == b""
+    assert fault(cloud.ask("GET", cloud.path("services", "integrity")))[0] == 404
+
+
+def test_adding_again_changes_the_configuration(cloud):
+    assert add(cloud).json["service"]["configuration"] == {}
+    assert add(cloud, configuration=HOLD).json["service"]["configuration"] == HOLD
+
+
+def test_a_service_of_the_flavor_stays(cloud):
+    specs = {"mhv:services": "checkpoint, integrity", "mhv:configure_integrity": json.dumps(HOLD)}
+    cloud.nova.servers[cloud.server]["flavor"]["extra_specs"] = specs
+    cloud.engine.services[cloud.server]["integrity"] = json.dumps(HOLD)
+    removed = cloud.ask("DELETE", cloud.path("services", "integrity"))
+    assert fault(removed)[0] == 409 and "comes with its flavor" in fault(removed)[2]
+    changed = add(cloud, configuration={"on_finding": "alert"})
+    assert fault(changed)[0] == 409 and "how its service integrity is configured" in fault(changed)[2]
+    assert cloud.engine.services[cloud.server]["integrity"] == json.dumps(HOLD)
+
+
+def test_a_service_that_the_flavor_does_not_configure_is_the_tenants_to_configure(cloud):
+    cloud.nova.servers[cloud.server]["flavor"]["extra_specs"] = {"mhv:services": "checkpoint,integrity"}
+    cloud.engine.services[cloud.server]["integrity"] = ""
+    changed = add(cloud, configuration=HOLD).json["service"]
+    assert changed["configuration"] == HOLD and changed["source"] == "flavor"
+
+
+def test_a_manifest_says_what_a_configuration_may_hold(cloud, tmp_path):
+    schema = {"required": ["baseline"]}
+    (tmp_path / "integrity.json").write_text(json.dumps({"name": "integrity", "configuration": schema}))
+    refused = add(cloud, configuration=HOLD)
+    assert fault(refused)[0] == 400 and "/service/configuration" in fault(refused)[2] and "baseline" in fault(refused)[2]
+    assert add(cloud, configuration={"baseline": "debian"}).status_int == 201
+
+
+@pytest.mark.parametrize("change", [{"status": "SHUTOFF"}, {"OS-EXT-STS:task_state": "migrating"}, {"locked": True}])
+def test_only_of_servers_at_rest(cloud, change):
+    add(cloud, "introspection")
+    cloud.nova.servers[cloud.server].update(change)
+    for answer in (add(cloud), cloud.ask("DELETE", cloud.path("services", "introspection"))):
+        assert fault(answer)[0] == 409 and "change the services of" in fault(answer)[2]
+    assert list(cloud.engine.services[cloud.server]) == ["checkpoint", "introspection"]
+
+
+def test_what_the_host_has_not_is_refused_with_the_reason(cloud):
+    cloud.engine.host["integrity"] = False
+    answer = add(cloud)
+    assert fault(answer)[0] == 409 and "this host has no service integrity" in fault(answer)[2]
+
+
+def test_services_that_exclude_each_other_are_refused_with_both(cloud, monkeypatch):
+    def refuse(*arguments):
+        raise error("unsupported", "integrity and introspection both trap the kernel's text", "remove one of them")
+
+    monkeypatch.setattr(cloud.engine, "service_add", refuse)
+    answer = add(cloud)
+    assert fault(answer)[0] == 409 and "integrity and introspection both" in fault(answer)[2]
+
+
+def test_introspection(cloud):
+    add(cloud, "introspection")
+    answer = cloud.ask("GET", cloud.path("introspection", "processes"))
+    assert answer.json == {"processes": [{"pid": 1, "name": "init"}]}
+    cloud.engine.answer = '{"release": "6.1.0", "name": "\\u001b[2J"}'
+    answer = cloud.ask("GET", cloud.path("introspection", "kernel?pid=4194304"))
+    assert answer.json == {"kernel": {"release": "6.1.0", "name": "\x1b[2J"}} and "\x1b" not in answer.text
+    assert cloud.engine.asked == [
+        ("introspection", "processes", "{}"),
+        ("introspection", "kernel", '{"pid": 4194304}'),
+    ]
+
+
+def test_a_server_without_introspection(cloud):
+    answer = cloud.ask("GET", cloud.path("introspection", "processes"))
+    assert fault(answer)[0] == 409 and "mhv:services" in answer.json["conflictingRequest"]["hint"]
+
+
+def test_an_answer_that_is_no_json_is_a_fault_of_the_service(cloud):
+    add(cloud, "introspection")
+    cloud.engine.answer = "]"
+    assert fault(cloud.ask("GET", cloud.path("introspection", "log")))[:2] == (500, "hypervisorServiceFault")
+
+
+def test_alerts(cloud):
+    for title in ("first", "second"):
+        cloud.engine.alert(cloud.server, title)
+    found = cloud.ask("GET", cloud.path("alerts")).json["alerts"]
+    assert [(one["number"], one["title"], one["detail"]) for one in found] == [
+        (1, "first", {"syscall": 59}),
+        (2, "second", {"syscall": 59}),
+    ]
+    assert cloud.ask("GET", cloud.path("alerts?after=1")).json["alerts"] == found[1:]
+    assert cloud.ask("GET", cloud.path(f"alerts?after={(1 << 63) - 1}")).json["alerts"] == []
+
+
+def test_services_of_the_cloud(cloud):
+    cloud.nova.hosts = {"h1": "up", "silent": "up", "down": "down"}
+    found = cloud.ask("GET", "/v1/services", role="admin").json["services"]
+    assert found == [
+        {"name": "checkpoint", "version": "", "vendor": "", "tenant_addable": False, "hosts": ["h1"]},
+        {"name": "integrity", "version": "1.0", "vendor": "nova-mhv", "tenant_addable": True, "hosts": ["h1"]},
+        {"name": "introspection", "version": "1.0", "vendor": "nova-mhv", "tenant_addable": True, "hosts": ["h1"]},
+    ]
+
+
+def test_services_of_a_cloud_whose_nova_is_away(cloud):
+    cloud.nova.fail = ks_exceptions.ConnectFailure("nova is down")
+    assert fault(cloud.ask("GET", "/v1/services"))[:2] == (503, "serviceUnavailable")
