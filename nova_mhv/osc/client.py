@@ -12,6 +12,7 @@
 
 """The hypervisor service's API, through a keystoneauth session."""
 
+import builtins
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from typing import Any
 
 from keystoneauth1 import exceptions as ks_exceptions
 from osc_lib import exceptions
+
+from nova_mhv.osc.escape import escaped
 
 SERVICE_TYPE = "hypervisor-service"
 
@@ -67,6 +70,31 @@ class Client:
         path = f"/servers/{server_id}/operations/{urllib.parse.quote(operation_id, safe='')}"
         return self._request("GET", path)["operation"]
 
+    def introspect(self, server_id: str, kind: str, pid: int | None) -> Any:
+        query = "" if pid is None else f"?pid={pid}"
+        return self._request("GET", f"/servers/{server_id}/introspection/{kind}{query}")[kind]
+
+    def services(self, server_id: str) -> dict[str, Any]:
+        return self._request("GET", f"/servers/{server_id}/services")["services"]
+
+    def service(self, server_id: str, name: str) -> dict[str, Any]:
+        return self._request("GET", _service(server_id, name))["service"]
+
+    def add_service(self, server_id: str, name: str, configuration: dict[str, Any] | None) -> dict[str, Any]:
+        body: dict[str, Any] = {"name": name}
+        if configuration is not None:
+            body["configuration"] = configuration
+        return self._request("POST", f"/servers/{server_id}/services", json={"service": body})["service"]
+
+    def remove_service(self, server_id: str, name: str) -> None:
+        self._request("DELETE", _service(server_id, name))
+
+    def alerts(self, server_id: str, after: int) -> builtins.list[dict[str, Any]]:
+        return self._request("GET", f"/servers/{server_id}/alerts?after={after}")["alerts"]
+
+    def cloud_services(self) -> builtins.list[dict[str, Any]]:
+        return self._request("GET", "/services")["services"]
+
     def wait(
         self,
         operation: dict[str, Any],
@@ -114,6 +142,10 @@ def _checkpoint(server_id: str, checkpoint_id: str) -> str:
     return f"/servers/{server_id}/checkpoints/{urllib.parse.quote(checkpoint_id, safe='')}"
 
 
+def _service(server_id: str, name: str) -> str:
+    return f"/servers/{server_id}/services/{urllib.parse.quote(name, safe='')}"
+
+
 def _error(response: Any) -> Exception:
     try:
         # {"itemNotFound": {"code": 404, "message": ..., "hint": ...}}
@@ -128,4 +160,6 @@ def _error(response: Any) -> Exception:
 
 
 def _text(fault: dict[str, Any]) -> str:
-    return f"{fault['message']}\n{fault['hint']}" if fault.get("hint") else fault["message"]
+    """A service's own words may be in it."""
+    parts = [fault["message"], *([fault["hint"]] if fault.get("hint") else [])]
+    return "\n".join(escaped(part) for part in parts)

@@ -114,7 +114,7 @@ class Shell:
             interface="public",
             region_name="R",
             sdk_connection=connection,
-            _api_version={"hypervisor_service": "1.0"},
+            _api_version={"hypervisor_service": plugin.DEFAULT_API_VERSION},
         )
         manager.hypervisor_service = plugin.make_client(manager)
         self.manager = manager

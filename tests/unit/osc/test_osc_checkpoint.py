@@ -28,7 +28,7 @@ def test_create_without_waiting_shows_the_operation(shell):
     assert shown["operation_id"] == OPERATION and shown["status"] == "running"
     sent = shell.mock.last_request
     assert sent.json() == {"checkpoint": {"name": "before"}}
-    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.0"
+    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.1"
 
 
 def test_create_and_wait_shows_the_checkpoint(shell, capsys):
@@ -116,6 +116,14 @@ def test_errors_keep_their_message_and_hint(shell, status):
     )
     with pytest.raises(exceptions.CommandError, match="what failed\nwhat to do"):
         shell.run(commands.ListCheckpoint, "s1")
+
+
+def test_errors_cannot_command_the_terminal(shell):
+    fault = {"message": "no \x1b[2J", "hint": "try\n\x9b31m"}
+    shell.mock.get(f"{URL}/checkpoints", json={"x": fault}, status_code=409)
+    with pytest.raises(exceptions.CommandError) as caught:
+        shell.run(commands.ListCheckpoint, "s1")
+    assert str(caught.value) == "no \\x1b[2J\ntry\\x0a\\x9b31m"
 
 
 @pytest.mark.parametrize("answer", [{"text": "<html>"}, {"json": []}, {"json": {"a": 1, "b": 2}}, {"json": {"a": {}}}])
