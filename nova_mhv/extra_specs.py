@@ -47,7 +47,7 @@ class Validator(base.ExtraSpecValidator):
 
     def validate(self, name, value):
         try:
-            flavor.check(name, value, layers.catalog(CONF.layers.enabled, CONF.layers.manifest_dir))
+            flavor.check(name, value, layers.catalog(CONF.layers.enabled, CONF.layers.manifest_dirs))
         except flavor.FlavorError as error:
             raise exception.ValidationError(f"Validation failed; {error}.") from None
 

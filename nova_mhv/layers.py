@@ -11,9 +11,10 @@
 #    under the License.
 """Services by name: which there are, how they may be configured, which go together.
 
-A layer's manifest says the latter two: JSON with ``name`` and, in
-``configuration``, a JSON Schema (cpp/stack). Of a layer without a manifest
-here, and in any case again, the engine decides on the compute host.
+A layer's manifest says the latter two (cpp/stack/manifest.h): JSON with
+``name``, ``claims`` and, in ``configuration``, a JSON Schema. Of a layer
+without a manifest here, and in any case again, the engine decides on the
+compute host.
 
 Knows neither Nova nor the engine, so that the API host can load it too.
 """
@@ -22,7 +23,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -31,19 +32,17 @@ from oslo_log import log as logging
 LOG = logging.getLogger(__name__)
 
 BUILT_IN = ("checkpoint", "introspection", "integrity")
+IN_THE_ENGINE = "checkpoint"
 INTROSPECTION = "introspection"
 INTROSPECTION_KINDS = ("processes", "threads", "modules", "sockets", "files", "mounts", "syscalls", "log", "kernel")
-NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 _MANIFEST_BYTES_MAX = 64 << 10
 _SHOWN_CHARS_MAX = 64
-# Until the engine's own manifests are in the folder of manifests, which then take their place.
+# Of those that come with nova-mhv, where their manifests are not in a folder of the operator's.
 _SCHEMAS: dict[str, dict[str, Any]] = {
-    "checkpoint": {"type": "object", "maxProperties": 0},
-    "integrity": {
-        "type": "object",
-        "properties": {"on_finding": {"enum": ["alert", "hold", "checkpoint", "rollback", "stop"]}},
-    },
+    "checkpoint": {},
+    "integrity": {"properties": {"on_finding": {"enum": ["alert", "hold", "checkpoint", "rollback", "stop"]}}},
 }
 
 
@@ -89,7 +88,7 @@ class Catalog:
         for name in names:
             if name not in self.names:
                 raise LayerError(f"{shown(name)} is no hypervisor service; valid: {', '.join(self.names)}")
-        arbitrate([self.manifests[name] for name in names if name in self.manifests])
+        arbitrate([self.manifests.get(name, name) for name in names if name in self.manifests or name == IN_THE_ENGINE])
 
     def check_configuration(self, name: str, configuration: Mapping[str, Any]) -> None:
         """Raises LayerError naming the place, where it is known what the configuration may hold."""
@@ -102,20 +101,23 @@ class Catalog:
             raise LayerError(f"the configuration of {name} is wrong at {where}: {problem.message[:300]}")
 
     def _schema(self, name: str) -> Any:
+        """As the engine reads it: what it does not name, there is not."""
         if name in self.manifests:
-            return json.loads(self.manifests[name]).get("configuration")
-        return _SCHEMAS.get(name)
+            schema = json.loads(self.manifests[name]).get("configuration", {})
+        else:
+            schema = _SCHEMAS.get(name)
+        return None if schema is None else {"type": "object", "additionalProperties": False, **schema}
 
 
-def catalog(names: Collection[str], manifest_dir: str) -> Catalog:
+def catalog(names: Collection[str], folders: Iterable[str]) -> Catalog:
     """``names``: those that the operator allows besides the built-in ones."""
-    return Catalog((*BUILT_IN, *(name for name in names if name not in BUILT_IN)), read_manifests(manifest_dir))
+    return Catalog((*BUILT_IN, *(name for name in names if name not in BUILT_IN)), read_manifests(folders))
 
 
-def read_manifests(folder: str) -> dict[str, str]:
-    """By name; a file that is no manifest is logged and left out: the engine has the last word on its layer."""
+def read_manifests(folders: Iterable[str]) -> dict[str, str]:
+    """By name, the earlier folder's first; a file that is no manifest is logged and left out: the engine has the last word on its layer."""
     found: dict[str, str] = {}
-    for path in sorted([*pathlib.Path(folder).glob("*.json"), *pathlib.Path(folder).glob("*/manifest.json")]):
+    for path in [path for folder in folders for path in sorted(pathlib.Path(folder).glob("*/manifest.json"))]:
         try:
             if path.stat().st_size > _MANIFEST_BYTES_MAX:
                 raise LayerError(f"more than {_MANIFEST_BYTES_MAX} bytes")
@@ -124,26 +126,29 @@ def read_manifests(folder: str) -> dict[str, str]:
             name = manifest.get("name")
             if not isinstance(name, str) or not NAME.fullmatch(name):
                 raise LayerError("no name of a layer")
-            schema = manifest.get("configuration")
-            if schema is not None:
-                jsonschema.Draft202012Validator.check_schema(schema)
+            if not isinstance(manifest.get("configuration", {}), dict):
+                raise LayerError("no schema of a configuration")
+            jsonschema.Draft202012Validator.check_schema(manifest.get("configuration", {}))
         except (OSError, ValueError, jsonschema.SchemaError) as error:
             LOG.error("%s is no manifest of a layer: %.300s", path, error)
             continue
-        found[name] = text
+        found.setdefault(name, text)
     return found
 
 
-def arbitrate(manifests: Sequence[str]) -> None:
-    """Raises LayerError for layers whose claims exclude each other: the engine's arbiter, where this host has it."""
+def arbitrate(stack: Sequence[str]) -> None:
+    """Raises LayerError for layers that do not go together, by the engine's arbiter (cpp/stack/arbiter.h) where this host has it.
+
+    ``stack``: manifests, and the name of what is a part of the engine.
+    """
     try:
         from nova_mhv import _engine
     except ImportError:
         return
     decide = getattr(_engine, "arbitrate", None)
-    if decide is None or len(manifests) < 2:
+    if decide is None:
         return
     try:
-        decide(list(manifests))
+        decide(list(stack))
     except _engine.EngineError as error:
         raise LayerError(f"{error.message}; {error.hint}" if error.hint else error.message) from None

@@ -69,7 +69,7 @@ class Services(ServerResource):
         if flavor.CONFIGURE + name in asked.server.extra_specs:
             raise ApiError(409, f"The flavor of server {asked.server.id} says how its service {name} is configured.")
         try:
-            layers.catalog((), self._conf.layers.manifest_dir).check_configuration(name, configuration)
+            layers.catalog((), self._conf.layers.manifest_dirs).check_configuration(name, configuration)
         except layers.LayerError as error:
             raise ApiError(400, f"The body is wrong at /service/configuration: {error}.") from error
         _require_changeable(asked)

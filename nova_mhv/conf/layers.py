@@ -27,15 +27,15 @@ ADDABLE = cfg.ListOpt(
     help="Names of services that members of a project may add to their running servers. Operators may add any.",
 )
 
-MANIFESTS = cfg.StrOpt(
-    "manifest_dir",
-    default="/etc/nova-mhv/layers",
-    help="Folder of the manifests of layers, as NAME.json or NAME/manifest.json: against them configurations are checked, and "
-    "which services cannot be had together. Services without one are checked on the compute host alone.",
+MANIFESTS = cfg.ListOpt(
+    "manifest_dirs",
+    default=["/var/lib/nova-mhv/layers"],
+    help="Folders of layers' packages, of which NAME/manifest.json is read: against them configurations are checked, and which "
+    "services do not go together. Services without one are checked on the compute host alone.",
 )
 
-FLAVOR_OPTS = [ENABLED, MANIFESTS]  # of nova-api
-TENANT_OPTS = [ADDABLE, MANIFESTS]  # of mhv-api, which lists them
+FLAVOR_OPTS: list[cfg.Opt] = [ENABLED, MANIFESTS]  # of nova-api
+TENANT_OPTS: list[cfg.Opt] = [ADDABLE, MANIFESTS]  # of mhv-api, which lists them
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:

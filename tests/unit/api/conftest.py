@@ -108,7 +108,7 @@ class Cloud:
         file = folder / "mhv-api.conf"
         file.write_text(
             "[DEFAULT]\ntransport_url=fake://\n[api]\nmax_limit=5\nrpc_timeout_s=1\n"
-            f"[layers]\ntenant_addable=introspection,integrity\nmanifest_dir={folder}\n"
+            f"[layers]\ntenant_addable=introspection,integrity\nmanifest_dirs={folder}\n"
             "[nova]\nauth_type=none\nendpoint_override=http://nova.test\n"
             "[keystone_authtoken]\nwww_authenticate_uri=http://keystone.test\nauth_type=none\n"
         )

@@ -144,7 +144,7 @@ def test_unknown_resources(cloud, path):
         ({"service": {"name": 5}}, "/service/name: it has to be of type string"),
         ({"service": {"name": "../x"}}, "/service/name: it is no name of a service"),
         ({"service": {"name": "integrity\n"}}, "/service/name: it is no name of a service"),
-        ({"service": {"name": "i" * 64}}, "/service/name: it is no name of a service"),
+        ({"service": {"name": "i" * 33}}, "/service/name: it is no name of a service"),
         ({"service": {"name": "integrity", "configuration": "hold"}}, "/service/configuration: it has to be of type"),
         ({"service": {"name": "integrity", "configuration": {"on_finding": "panic"}}}, "wrong at /on_finding: 'panic'"),
         ({"service": {"name": "integrity", "configuration": {"on_finding": float("nan")}}}, "NaN is no JSON"),

@@ -36,4 +36,8 @@ def test_policy_sample_has_every_default():
 def test_configuration_sample_has_every_default(name, module, group):
     section = (SAMPLES / f"{name}.conf").read_text().split(f"[{group}]\n")[1].split("\n[")[0]
     sampled = dict(re.findall(r"^#(\w+) = ?(.*)$", section, re.MULTILINE))
-    assert sampled == {option.name: str(option.default or "") for option in dict(module.list_opts())[group]}
+    assert sampled == {option.name: _text(option.default) for option in dict(module.list_opts())[group]}
+
+
+def _text(value):
+    return ",".join(value) if isinstance(value, list) else str(value)

@@ -76,10 +76,12 @@ def test_a_service_that_the_flavor_does_not_configure_is_the_tenants_to_configur
 
 
 def test_a_manifest_says_what_a_configuration_may_hold(cloud, tmp_path):
-    schema = {"required": ["baseline"]}
-    (tmp_path / "integrity.json").write_text(json.dumps({"name": "integrity", "configuration": schema}))
-    refused = add(cloud, configuration=HOLD)
-    assert fault(refused)[0] == 400 and "/service/configuration" in fault(refused)[2] and "baseline" in fault(refused)[2]
+    schema = {"properties": {"baseline": {"type": "string"}}, "required": ["baseline"]}
+    (tmp_path / "integrity").mkdir()
+    (tmp_path / "integrity" / "manifest.json").write_text(json.dumps({"name": "integrity", "configuration": schema}))
+    for wrong, says in (({}, "'baseline' is a required property"), (HOLD, "'on_finding' was unexpected")):
+        refused = add(cloud, configuration=wrong)
+        assert fault(refused)[0] == 400 and says in fault(refused)[2]
     assert add(cloud, configuration={"baseline": "debian"}).status_int == 201
 
 

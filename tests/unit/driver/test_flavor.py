@@ -52,7 +52,7 @@ WRONG = [
     ("mhv:services", "", "valid: such as checkpoint"),
     ("mhv:services", "checkpoint,checkpoint", "twice"),
     ("mhv:services", "checkpoint,", "valid: such as checkpoint"),
-    ("mhv:services", "x" * 64, "valid: such as checkpoint"),
+    ("mhv:services", "x" * 33, "valid: such as checkpoint"),
     ("mhv:services", "c" * 300, "at most 255"),
     ("mhv:checkpoint_interval_s", "0.024", "0.025 to 86400"),
     ("mhv:checkpoint_interval_s", "86401", "0.025 to 86400"),
@@ -193,18 +193,21 @@ def test_the_api_refuses_wrong_values(registered, name, value, says):
         validators.validate(name, value)
 
 
+def put_manifest(folder, name, **fields):
+    (folder / name).mkdir(parents=True)
+    (folder / name / "manifest.json").write_text(json.dumps({"name": name, **fields}))
+
+
 @pytest.fixture
 def operator(registered, tmp_path):
-    """Allows heat-map, whose manifest is in a folder with others."""
-    schema = {"type": "object", "properties": {"top": {"type": "integer"}}, "additionalProperties": False}
-    (tmp_path / "heat-map").mkdir()
-    (tmp_path / "heat-map" / "manifest.json").write_text(json.dumps({"name": "heat-map", "configuration": schema}))
-    (tmp_path / "integrity.json").write_text(json.dumps({"name": "integrity"}))
+    """Allows heat-map, whose package is in a folder with others."""
+    put_manifest(tmp_path, "heat-map", configuration={"type": "object", "properties": {"top": {"type": "integer"}}})
+    put_manifest(tmp_path, "integrity", vendor="nova-mhv")
     extra_specs.CONF.set_override("enabled", ["heat-map"], group="layers")
-    extra_specs.CONF.set_override("manifest_dir", str(tmp_path), group="layers")
+    extra_specs.CONF.set_override("manifest_dirs", ["/nonexistent", str(tmp_path)], group="layers")
     yield tmp_path
     extra_specs.CONF.clear_override("enabled", group="layers")
-    extra_specs.CONF.clear_override("manifest_dir", group="layers")
+    extra_specs.CONF.clear_override("manifest_dirs", group="layers")
 
 
 def test_services_that_the_operator_allows(operator):
@@ -223,6 +226,9 @@ def test_services_that_nobody_allowed_are_refused_with_those_that_are(operator):
 def test_a_configuration_is_checked_against_the_manifest(operator):
     with pytest.raises(exception.ValidationError, match="the configuration of heat-map is wrong at /top: 'many' is not of type 'integer'"):
         validators.validate("mhv:configure_heat-map", '{"top": "many"}')
+    for name, value in (("heat-map", '{"tpo": 5}'), ("integrity", '{"on_finding": "hold"}'), ("checkpoint", '{"x": 1}')):
+        with pytest.raises(exception.ValidationError, match=f"the configuration of {name} is wrong at /: Additional properties"):
+            validators.validate(f"mhv:configure_{name}", value)
 
 
 def test_what_integrity_does_about_a_finding(registered):
@@ -236,26 +242,38 @@ def test_services_that_exclude_each_other_are_refused(operator, monkeypatch):
     asked = []
 
     def decide(manifests):
-        asked.append([json.loads(text)["name"] for text in manifests])
+        asked.append([json.loads(text)["name"] if text.startswith("{") else text for text in manifests])
+        if "integrity" not in asked[-1]:
+            return
         raise engine_error("unsupported", "heat-map and integrity both trap the kernel's text", "take one of them")
 
     monkeypatch.setattr(sys.modules["nova_mhv._engine"], "arbitrate", decide, raising=False)
     with pytest.raises(exception.ValidationError, match="heat-map and integrity both trap the kernel's text; take one of them"):
         validators.validate("mhv:services", "checkpoint,integrity,heat-map")
-    assert asked == [["integrity", "heat-map"]]
-    validators.validate("mhv:services", "checkpoint,integrity")
+    validators.validate("mhv:services", "introspection,heat-map")
+    assert asked == [["checkpoint", "integrity", "heat-map"], ["heat-map"]]
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"{}", b'{"name": "../x"}', b'{"name": 5}', bytes([255]), b"[" * 60000, b'{"name": "x", "configuration": {"type": 5}}']
+    + [b'{"name": "x", "configuration": []}', b'{"name": "x", "configuration": null}']
     + [b'{"name": "x", "y": "' + b"z" * (64 << 10) + b'"}'],
 )
 def test_what_is_no_manifest_is_left_out(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    (tmp_path / "b.json").write_text('{"name": "b"}')
-    assert list(layers.read_manifests(str(tmp_path))) == ["b"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "manifest.json").write_bytes(content)
+    put_manifest(tmp_path, "b")
+    assert list(layers.read_manifests([str(tmp_path)])) == ["b"]
+
+
+def test_of_two_manifests_of_a_name_the_earlier_folders_counts(tmp_path):
+    put_manifest(tmp_path / "1", "a", version="1")
+    put_manifest(tmp_path / "2", "a", version="2")
+    put_manifest(tmp_path / "2", "b", version="2")
+    found = layers.read_manifests([str(tmp_path / "1"), str(tmp_path / "2")])
+    assert {name: json.loads(text)["version"] for name, text in found.items()} == {"a": "1", "b": "2"}
 
 
 def test_no_manifests_are_fine(tmp_path):
-    assert layers.read_manifests(str(tmp_path / "missing")) == {}
+    assert layers.read_manifests([str(tmp_path / "missing")]) == {}
