@@ -117,7 +117,7 @@ def catalog(names: Collection[str], folders: Iterable[str]) -> Catalog:
 def read_manifests(folders: Iterable[str]) -> dict[str, str]:
     """By name, the earlier folder's first; a file that is no manifest is logged and left out: the engine has the last word on its layer."""
     found: dict[str, str] = {}
-    for path in [path for folder in folders for path in sorted(pathlib.Path(folder).glob("*/manifest.json"))]:
+    for path in [path for folder in folders for path in _files(folder)]:
         try:
             if path.stat().st_size > _MANIFEST_BYTES_MAX:
                 raise LayerError(f"more than {_MANIFEST_BYTES_MAX} bytes")
@@ -134,6 +134,14 @@ def read_manifests(folders: Iterable[str]) -> dict[str, str]:
             continue
         found.setdefault(name, text)
     return found
+
+
+def _files(folder: str) -> list[pathlib.Path]:
+    try:
+        return sorted(pathlib.Path(folder).glob("*/manifest.json"))
+    except OSError as error:
+        LOG.warning("Manifests of layers cannot be read: %s", error)
+        return []
 
 
 def arbitrate(stack: Sequence[str]) -> None:

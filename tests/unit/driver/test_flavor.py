@@ -13,6 +13,7 @@
 """Extra specs and image properties, alone and as Nova's API validates them."""
 
 import json
+import pathlib
 import sys
 
 import pytest
@@ -277,3 +278,16 @@ def test_of_two_manifests_of_a_name_the_earlier_folders_counts(tmp_path):
 
 def test_no_manifests_are_fine(tmp_path):
     assert layers.read_manifests([str(tmp_path / "missing")]) == {}
+
+
+def test_a_folder_that_may_not_be_read_is_left_out(tmp_path, monkeypatch):
+    put_manifest(tmp_path, "a")
+    glob = pathlib.Path.glob
+
+    def fail_for_the_first(folder, pattern):
+        if folder == pathlib.Path("/secret"):
+            raise PermissionError(13, "Permission denied", "/secret")
+        return glob(folder, pattern)
+
+    monkeypatch.setattr(pathlib.Path, "glob", fail_for_the_first)
+    assert list(layers.read_manifests(["/secret", str(tmp_path)])) == ["a"]
