@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include "mhvd/guest.h"
+#include "stack/builtin.h"
 
 namespace mhv::mhvd {
 
@@ -9,11 +10,8 @@ namespace mhv::mhvd {
 std::vector<protocol::LayerSpec> Guest::layer_specs(const protocol::ServiceOptions& options) const {
   std::vector<protocol::LayerSpec> out;
   for (const std::string& service : options.services()) {
-    protocol::ServiceOptions one;
-    one.add_services(service);
-    *one.mutable_configurations() = options.configurations();
     try {
-      for (protocol::LayerSpec& spec : layer_host_.registry.specs(one)) out.push_back(std::move(spec));
+      if (!stack::is_built_in(service)) out.push_back(layer_host_.registry.spec(service, options));
     } catch (const Error& error) {
       spdlog::error("guest {} ({}): {}; {}", conf_.name(), uuid_, error.what(), error.hint());
     }
@@ -66,13 +64,13 @@ void Guest::start_layer(const protocol::LayerStart& wish, std::vector<Fd> fds) {
     if (!attachment_) throw Error(Code::kGone, "the guest is gone");
     const LayerPackage package = layer_host_.registry.find(wish.name());
     for (const std::uint32_t block : wish.blocks()) {
-      if (!package.reads_memory || block >= attachment_->mappings.size() || attachment_->mappings[block].second == 0) {
+      if (!package.manifest.claims.reads_ram() || block >= attachment_->mappings.size() || attachment_->mappings[block].second == 0) {
         throw Error(Code::kPermission, "the worker asked for memory that the layer may not have");
       }
       fds.push_back(hypervisor_.open_memory(attachment_->process, attachment_->mappings[block]));
     }
     layers_.start(package, wish.generation(), fds);
-    spdlog::info("guest {}: layer {} {} of {} started", label(), package.name, package.version, package.vendor);
+    spdlog::info("guest {}: layer {} {} of {} started", label(), wish.name(), package.manifest.version, package.manifest.vendor);
   } catch (const Error& error) {
     protocol::LayerEnded ended;
     ended.set_name(wish.name());

@@ -12,7 +12,7 @@ bool has(const protocol::ServiceOptions& options, const std::string& service) {
 
 }  // namespace
 
-void Guests::check_services(const protocol::ServiceOptions& options) const { layers_.registry.specs(options); }
+void Guests::check_services(const protocol::ServiceOptions& options) const { layers_.registry.check(options); }
 
 void Guests::add_service(const protocol::ServiceAdd& request) {
   const auto guest = find(request.guest());
@@ -54,10 +54,10 @@ protocol::Reply Guests::list_layers() const {
   protocol::LayerListReply& out = *reply.mutable_layer_list();
   for (LayerPackage& package : layers_.registry.all()) {
     protocol::LayerInfo& info = *out.add_layers();
-    info.set_name(std::move(package.name));
-    info.set_version(std::move(package.version));
-    info.set_vendor(std::move(package.vendor));
-    info.set_manifest(std::move(package.manifest));
+    info.set_name(std::move(package.manifest.name));
+    info.set_version(std::move(package.manifest.version));
+    info.set_vendor(std::move(package.manifest.vendor));
+    info.set_manifest(std::move(package.text));
   }
   return reply;
 }

@@ -241,8 +241,8 @@ class GuestsWithLayersTest : public GuestsTest {
   GuestsWithLayersTest() {
     const std::string package = folder_.file("layers/echo");
     std::filesystem::create_directories(package);
-    std::ofstream(package + "/manifest.json") << R"({"name": "echo", "version": "1", "vendor": "v", "program": "p",)"
-                                              << R"( "claims": {"memory": "read"}})";
+    std::ofstream(package + "/manifest.json") << R"({"name": "echo", "version": "1", "vendor": "v", "abi": 1, "program": "p",)"
+                                              << R"( "policy": "fail-open", "claims": {"memory": "read"}})";
     config_.jail = folder_.file("jail");
     std::ofstream(config_.jail) << "#!/bin/sh\necho \"$@\" >" << folder_.file("said") << "\nls /proc/self/fd >>" << folder_.file("said")
                                 << "\nexit 5\n";

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kSubuidBytesMax = 1 << 20;
 constexpr SubordinateIds kIdsOfRoot{0x7f000000, 65536};  // it may use any, and these are nobody's
-constexpr std::uint32_t kProcessesMax = 32;  // threads count, too
+constexpr std::uint32_t kProcessesMax = 32;              // threads count, too
 
 template <typename T>
 bool take_number(std::string_view text, T& out) {
@@ -59,17 +59,17 @@ void LayerUsers::give_back(uid_t user) {
 }
 
 void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation, std::span<const Fd> fds) {
-  if (const auto old = running_.find(package.name); old != running_.end()) drop(old);
+  if (const auto old = running_.find(package.manifest.name); old != running_.end()) drop(old);
   const uid_t user = users_.take();
   try {
     const std::vector<std::string> arguments{"--package",     package.folder,
-                                             "--program",     package.program,
+                                             "--program",     package.manifest.program,
                                              "--uid",         std::to_string(user),
-                                             "--memory-mib",  std::to_string(package.memory_mib),
-                                             "--cpu-percent", std::to_string(package.cpu_percent),
+                                             "--memory-mib",  std::to_string(package.manifest.resources.memory_mib),
+                                             "--cpu-percent", std::to_string(package.manifest.resources.cpu_percent),
                                              "--pids",        std::to_string(kProcessesMax),
                                              "--descriptors", std::to_string(fds.size())};
-    running_[package.name] = {generation, user, std::make_unique<LayerProcess>(config_.jail, arguments, fds)};
+    running_[package.manifest.name] = {generation, user, std::make_unique<LayerProcess>(config_.jail, arguments, fds)};
   } catch (...) {
     users_.give_back(user);
     throw;

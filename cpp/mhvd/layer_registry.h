@@ -6,15 +6,14 @@
 #include <vector>
 
 #include "mhv.pb.h"
+#include "stack/manifest.h"
 
 namespace mhv::mhvd {
 
 struct LayerPackage {
   std::string folder;
-  std::string manifest;  // as it stands in the file
-  std::string name, version, vendor, program;
-  bool reads_memory = false;
-  std::uint32_t memory_mib = 0, cpu_percent = 0;
+  std::string text;  // of its manifest, as it stands in the file
+  stack::Manifest manifest;
 };
 
 // Thread-safe: looks at the folders anew each time, so that a package is there from its installation on.
@@ -26,8 +25,10 @@ class LayerRegistry {
   std::vector<LayerPackage> all() const;
   // Throws kInvalid, naming those that there are.
   LayerPackage find(const std::string& name) const;
-  // Of those services that are layers. Throws as find().
-  std::vector<protocol::LayerSpec> specs(const protocol::ServiceOptions& options) const;
+  // As the worker is told of it. Throws as find(), and kInvalid: its configuration is not what its manifest allows.
+  protocol::LayerSpec spec(const std::string& name, const protocol::ServiceOptions& options) const;
+  // Throws when these services cannot be had together, or one of them not at all.
+  void check(const protocol::ServiceOptions& options) const;
 
  private:
   std::optional<LayerPackage> look(const std::string& folder) const;

@@ -24,7 +24,8 @@ void write(const std::string& path, const std::string& text, bool program = fals
 
 std::string manifest(const std::string& name, const std::string& version = "1") {
   return R"({"name": ")" + name + R"(", "version": ")" + version +
-         R"(", "vendor": "v", "abi": 1, "program": "p", "claims": {"memory": "read"}, "resources": {"memory_mib": 32, "cpu_percent": 20}})";
+         R"(", "vendor": "v", "abi": 1, "program": "p", "policy": "fail-open", "claims": {"memory": "read"},)" +
+         R"( "configuration": {"type": "object", "properties": {"x": {"type": "integer", "default": 7}}}})";
 }
 
 TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
@@ -37,9 +38,9 @@ TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
   const LayerRegistry registry({folder.file("a"), folder.file("b"), folder.file("none")});
   const auto all = registry.all();
   ASSERT_EQ(all.size(), 2);
-  EXPECT_EQ(all[0].name, "one");
-  EXPECT_EQ(all[0].version, "1");
-  EXPECT_TRUE(all[0].reads_memory);
+  EXPECT_EQ(all[0].manifest.name, "one");
+  EXPECT_EQ(all[0].manifest.version, "1");
+  EXPECT_TRUE(all[0].manifest.claims.reads_ram());
   EXPECT_EQ(registry.find("two").folder, folder.file("b/two"));
   try {
     registry.find("three");
@@ -53,15 +54,22 @@ TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
 TEST(LayerRegistry, GivesLayersTheirConfigurations) {
   const TempFolder folder;
   write(folder.file("one/manifest.json"), manifest("one"));
+  const LayerRegistry registry({folder.file("")});
   protocol::ServiceOptions options;
   options.add_services("checkpoint");
   options.add_services("one");
+  registry.check(options);
+  EXPECT_EQ(registry.spec("one", options).configuration(), R"({"x":7})");
   (*options.mutable_configurations())["one"] = R"({"x":1})";
-  const auto specs = LayerRegistry({folder.file("")}).specs(options);
-  ASSERT_EQ(specs.size(), 1);
-  EXPECT_EQ(specs[0].name(), "one");
-  EXPECT_EQ(specs[0].manifest(), manifest("one"));
-  EXPECT_EQ(specs[0].configuration(), R"({"x":1})");
+  const auto spec = registry.spec("one", options);
+  EXPECT_EQ(spec.name(), "one");
+  EXPECT_EQ(spec.manifest(), manifest("one"));
+  EXPECT_EQ(spec.configuration(), R"({"x":1})");
+  (*options.mutable_configurations())["one"] = R"({"y":1})";
+  EXPECT_THROW(registry.check(options), Error);
+  options.clear_configurations();
+  options.add_services("two");
+  EXPECT_THROW(registry.check(options), Error);
 }
 
 TEST(SubordinateIds, AreThoseOfTheUser) {

@@ -2,26 +2,18 @@
 
 namespace mhv::stack {
 
-Charter charter_of(const std::string& manifest) {
-  const auto json = nlohmann::json::parse(manifest, nullptr, false);
-  if (!json.is_object()) throw Error(Code::kInvalid, "a layer's manifest is no JSON object");
-  try {
-    const auto claims = json.value("claims", nlohmann::json::object());
-    const auto resources = json.value("resources", nlohmann::json::object());
-    Charter out;
-    out.name = json.at("name");
-    out.memory = claims.value("memory", "none") == "read";
-    out.written_pages = claims.value("written_pages", false);
-    out.vcpus = claims.value("vcpu", "none") == "read";
-    for (const std::string event : claims.value("events", nlohmann::json::array()))
-      (event == "see" ? out.sees_events : out.sends_events) = true;
-    for (const std::string action : claims.value("actions", nlohmann::json::array())) out.actions.insert(action);
-    out.epoch_every = std::chrono::milliseconds(resources.value("epoch_ms", 1000));
-    out.budget = std::chrono::milliseconds(resources.value("budget_ms", 1000));
-    return out;
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(Code::kInvalid, std::string("a layer's manifest: ") + error.what());
-  }
+Charter charter_of(const Manifest& manifest) {
+  Charter out;
+  out.name = manifest.name;
+  out.memory = manifest.claims.reads_ram();
+  out.written_pages = manifest.claims.written_pages;
+  out.vcpus = manifest.claims.vcpu >= VcpuClaim::kRead;
+  out.sees_events = manifest.claims.see_events;
+  out.sends_events = manifest.claims.send_events;
+  for (const Action action : manifest.claims.actions) out.actions.insert(name_of(action));
+  out.epoch_every = std::chrono::milliseconds(manifest.resources.epoch_ms);
+  out.budget = std::chrono::milliseconds(manifest.resources.budget_ms);
+  return out;
 }
 
 }  // namespace mhv::stack

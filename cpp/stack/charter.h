@@ -3,11 +3,11 @@
 
 #include <string>
 
+#include "stack/manifest.h"
 #include "stack/running_layer.h"
 
 namespace mhv::stack {
 
-// `manifest`: JSON that mhvd has checked. Throws kInvalid.
-Charter charter_of(const std::string& manifest);
+Charter charter_of(const Manifest& manifest);
 
 }  // namespace mhv::stack

@@ -12,7 +12,7 @@
 namespace mhv::stack {
 namespace {
 
-using Json = nlohmann::ordered_json;  // people read it in the order that the layer gave it
+using OrderedJson = nlohmann::ordered_json;  // people read it in the order that the layer gave it
 using namespace std::chrono_literals;
 
 constexpr auto kReadyIn = 30s;
@@ -22,22 +22,22 @@ constexpr std::size_t kCallsMax = 64;
 constexpr std::size_t kShownMax = 4096;  // of a text that goes to people
 constexpr int kDepthMax = 64;
 
-Json parse(const std::string& text) {
-  const auto shallow = [](int depth, Json::parse_event_t, Json&) {
+OrderedJson parse(const std::string& text) {
+  const auto shallow = [](int depth, OrderedJson::parse_event_t, OrderedJson&) {
     if (depth > kDepthMax) throw Error(Code::kInvalid, "JSON that is too deep");
     return true;
   };
   try {
-    return Json::parse(text, shallow);
-  } catch (const Json::exception& error) {
+    return OrderedJson::parse(text, shallow);
+  } catch (const OrderedJson::exception& error) {
     throw Error(Code::kInvalid, error.what());
   }
 }
 
-std::string dump(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string dump(const OrderedJson& value) { return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
 // A text for people; no control characters.
-std::string shown(const Json& from, const char* key) {
+std::string shown(const OrderedJson& from, const char* key) {
   const auto found = from.find(key);
   if (found == from.end() || !found->is_string()) return "";
   std::string out = found->get<std::string>().substr(0, kShownMax);
@@ -156,7 +156,7 @@ void RunningLayer::call(const std::string& method, const std::string& arguments,
     answer(nullptr, &error);
     return;
   }
-  const std::string text = dump({{"method", method}, {"arguments", arguments.empty() ? Json::object() : parse(arguments)}});
+  const std::string text = dump({{"method", method}, {"arguments", arguments.empty() ? OrderedJson::object() : parse(arguments)}});
   if (send_text(ring::Type::kRequest, id, text)) return;
   {
     const std::lock_guard lock(mutex_);
@@ -262,7 +262,7 @@ void RunningLayer::handle_text(const ring::Message& message) {
     if (logs_.take()) spdlog::info("layer {}: {}", charter_.name, shown({{"text", *text}}, "text"));
     return;
   }
-  const Json said = parse(*text);
+  const OrderedJson said = parse(*text);
   if (!said.is_object()) throw Error(Code::kInvalid, "it said something that is no JSON object");
   switch (message.type) {
     case ring::Type::kReady: ready(said); break;
@@ -279,9 +279,9 @@ void RunningLayer::handle_text(const ring::Message& message) {
   }
 }
 
-void RunningLayer::ready(const Json& said) {
+void RunningLayer::ready(const OrderedJson& said) {
   if (!said.contains("abi") || said["abi"] != ring::kAbi) {
-    throw Error(Code::kVersion, fmt::format("it was made for ABI {}, this engine has {}", said.value("abi", Json()).dump(), ring::kAbi));
+    throw Error(Code::kVersion, fmt::format("it was made for ABI {}, this engine has {}", said.value("abi", OrderedJson()).dump(), ring::kAbi));
   }
   {
     const std::lock_guard lock(mutex_);
@@ -290,8 +290,8 @@ void RunningLayer::ready(const Json& said) {
   handlers_.on_ready(shown(said, "version"));
 }
 
-void RunningLayer::alert(const Json& said) {
-  Alert out{shown(said, "severity"), shown(said, "title"), dump(said.value("detail", Json::object()))};
+void RunningLayer::alert(const OrderedJson& said) {
+  Alert out{shown(said, "severity"), shown(said, "title"), dump(said.value("detail", OrderedJson::object()))};
   if (out.severity != "critical" && out.severity != "warning") out.severity = "info";
   const bool taken = alerts_.take() && out.detail.size() <= ring::kPayloadMax;
   {
@@ -301,7 +301,7 @@ void RunningLayer::alert(const Json& said) {
   if (taken) handlers_.on_alert(std::move(out));
 }
 
-void RunningLayer::ask(const Json& said) {
+void RunningLayer::ask(const OrderedJson& said) {
   const std::string action = shown(said, "action");
   if (!charter_.actions.contains(action)) {
     throw Error(Code::kPermission, "it asks for \"" + action.substr(0, 64) + "\", which its manifest does not claim");
@@ -314,7 +314,7 @@ void RunningLayer::ask(const Json& said) {
   ++counts_.dropped;
 }
 
-void RunningLayer::answer(std::uint64_t id, const Json& said) {
+void RunningLayer::answer(std::uint64_t id, const OrderedJson& said) {
   AnswerFn answer;
   {
     const std::lock_guard lock(mutex_);
@@ -328,7 +328,7 @@ void RunningLayer::answer(std::uint64_t id, const Json& said) {
     answer(&result, nullptr);
     return;
   }
-  const Json failure = said.value("error", Json::object());
+  const OrderedJson failure = said.value("error", OrderedJson::object());
   Code code = Code::kInternal;
   for (int each = 0; each <= static_cast<int>(Code::kUnavailable); ++each) {
     if (failure.is_object() && failure.value("code", "") == code_name(static_cast<Code>(each))) code = static_cast<Code>(each);

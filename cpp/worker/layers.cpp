@@ -48,7 +48,7 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
     if (!entry) {
       entry = std::make_unique<Entry>();
       entry->spec = spec;
-      entry->charter = stack::charter_of(spec.manifest());
+      entry->charter = stack::charter_of(stack::parse_manifest(spec.manifest()));
       entry->status.set_name(spec.name());
       entry->status.set_state("starting");
     }
