@@ -78,9 +78,12 @@ Json kernel_answer(const Kernel& kernel, Pid) {
   });
 }
 
-Json processes_answer(const Kernel& kernel, Pid) {
+Json processes_answer(const Kernel& kernel, Pid pid) {
+  const Processes processes(kernel);
+  if (pid) processes.find(*pid);
   Rows rows;
-  for (const Process& one : Processes(kernel).list_with_commands()) {
+  for (const Process& one : processes.list_with_commands()) {
+    if (pid && one.pid != *pid) continue;
     rows.add({{"pid", one.pid},
               {"parent", one.parent},
               {"name", to_utf8(one.name)},
@@ -155,7 +158,7 @@ struct Kind {
 };
 constexpr std::array<Kind, 9> kKinds{{
     {"kernel", kernel_answer, false},
-    {"processes", processes_answer, false},
+    {"processes", processes_answer, true},
     {"threads", threads_answer, true},
     {"modules", modules_answer, false},
     {"files", files_answer, true},
@@ -171,7 +174,7 @@ Pid pid_of(const Kind& kind, const nlohmann::json& args) {
   for (const auto& [key, value] : args.items()) {
     if (key != "pid" || !kind.of_process) {
       throw Error(Code::kInvalid, fmt::format("{} has no argument {}", kind.name, to_utf8(key)),
-                  kind.of_process ? "it has pid" : "it has none; threads, files, sockets and mounts have pid");
+                  kind.of_process ? "it has pid" : "it has none; processes, threads, files, sockets and mounts have pid");
     }
     if (!value.is_number_integer() || value.get<std::int64_t>() <= 0 || value.get<std::int64_t>() > INT32_MAX) {
       throw Error(Code::kInvalid, "pid is no number of a process", "it is a number from 1 on");

@@ -12,8 +12,8 @@
 //   syscalls   number, address, symbol
 //   log        number, seconds (since the guest's start), level, text
 //
-// threads, files and sockets are those of all processes, or with {"pid": N} of one; one at which it did not hold together, or that
-// ended meanwhile, has {"pid", "process", "unreadable": true}. mounts are as the process N sees them, 1 without "pid".
+// processes, threads, files and sockets are all of them, or with {"pid": N} those of one process; one at which it did not hold together, or
+// that ended meanwhile, has {"pid", "process", "unreadable": true}. mounts are as the process N sees them, 1 without "pid".
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

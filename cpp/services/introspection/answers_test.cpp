@@ -39,6 +39,8 @@ TEST_P(Answers, Processes) {
   expect(kernel, "processes", R"([
     {"pid": 1, "parent": 0, "name": "init", "command": "/sbin/init splash", "kernel_thread": false, "task": "0xffffffff9a301000"},
     {"pid": 17, "parent": 0, "name": "kworker/0:1", "command": "", "kernel_thread": true, "task": "0xffffffff9a302000"}])");
+  EXPECT_EQ(ask(kernel, "processes", R"({"pid": 17})").size(), 1u);
+  EXPECT_EQ(code_of([&] { ask(kernel, "processes", R"({"pid": 18})"); }), Code::kNotFound);
 }
 
 TEST_P(Answers, Threads) {
@@ -52,6 +54,11 @@ TEST_P(Answers, Threads) {
   EXPECT_EQ(all[0]["state"], "R");
   EXPECT_EQ(ask(kernel, "threads", R"({"pid": 1})").size(), 2u);
   EXPECT_EQ(code_of([&] { ask(kernel, "threads", R"({"pid": 2})"); }), Code::kNotFound);
+  const char* const state = GetParam() == Style::kOld ? "state" : "__state";
+  for (const auto& [value, letter] : {std::pair(0x402u, "I"), {0x1001u, "S"}, {0xffff'ffffu, "P"}, {0xffff'ff80u, "R"}}) {
+    made.set(made.worker, "task_struct", state, value);
+    EXPECT_EQ(ask(kernel, "threads")[1]["state"], letter) << value;
+  }
 }
 
 TEST_P(Answers, Modules) {
@@ -146,6 +153,11 @@ TEST_P(Answers, ListsThatDoNotEnd) {
     made.put(made.root_mount + 0x50 + 16, made.data_mount + 0x50);  // a tree in itself
   }
   EXPECT_EQ(code_of([&] { ask(kernel, "mounts"); }), Code::kBusy);
+  try {
+    ask(kernel, "mounts");
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("does not hold together")) << "before it took all that it may";
+  }
 }
 
 // To the right, where nothing is kept of the way.

@@ -248,7 +248,7 @@ namespace {
 
 constexpr std::uint64_t kSpotEvery = 128 << 10;  // an offsets table is 250 KiB and more
 constexpr std::size_t kSpotOffsets = 32;
-constexpr std::uint64_t kStepBytes = 24 << 10;  // five such steps, to one side or the other, are within the table
+constexpr std::uint64_t kStepBytes = 24 << 10;  // so many steps from the first spot in it are within the table
 constexpr std::size_t kSteps = 5;
 constexpr std::array<std::uint64_t, 2> kAround{3 << 20, 8 << 20};  // of such a spot: the tables of Debian's kernels, of any kernel
 constexpr std::size_t kPartsMax = 64;                              // read so closely
@@ -277,7 +277,7 @@ class Finder {
     for (const PhysRange& range : memory_.ranges()) {
       for (std::uint64_t at = 0; at < range.bytes && parts_ < kPartsMax && found_.size() < kFoundMax; at += kSpotEvery) {
         const auto spot = spot_at(range, at);
-        if (!spot || !(goes_on(range, at, *spot, true) || goes_on(range, at, *spot, false))) continue;
+        if (!spot || !goes_on(range, at, *spot)) continue;
         // The rest of the tables that are found is no other kernel's.
         if (const auto end = parse_around(range, at)) at = *end - *end % kSpotEvery;
       }
@@ -294,12 +294,11 @@ class Finder {
   }
 
   // A look at a few more numbers spares a read of megabytes.
-  bool goes_on(const PhysRange& range, std::uint64_t at, Spot last, bool up) const {
+  bool goes_on(const PhysRange& range, std::uint64_t at, Spot last) const {
     for (std::size_t step = 0; step < kSteps; ++step) {
-      if (!up && at < kStepBytes) return false;
-      at = up ? at + kStepBytes : at - kStepBytes;
+      at += kStepBytes;
       const auto spot = spot_at(range, at);
-      if (!spot || ((*spot)[0] > last[0]) != (((*spot)[0] >= 0) == up)) return false;
+      if (!spot || ((*spot)[0] > last[0]) != ((*spot)[0] >= 0)) return false;
       last = *spot;
     }
     return true;

@@ -56,6 +56,30 @@ TEST(Paging, ReadsOverPagesThatLieApart) {
   EXPECT_EQ(space.read_string({0x1000'1ffc}, 100), std::nullopt) << "the next page is not there";
 }
 
+// Many pages of many tables, so that what a look knows is replaced, and asked for again.
+TEST(Paging, ALookReadsTheSame) {
+  Mapped tables;
+  std::vector<std::uint64_t> pages;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    pages.push_back(0x1000'0000 + i * (2 << 20) + i * kPageSize);
+    tables.map(pages.back(), 0x40'0000 + i * kPageSize, 4, 1);
+    tables.memory.put(0x40'0000 + i * kPageSize, i + 1);
+  }
+  tables.map(0x7000'0000, 0x40'0000, 4, 2);
+  const AddressSpace space(tables.memory, 0x1000, false);
+  Look look(space);
+  for (int round = 0; round < 2; ++round) {
+    for (std::uint64_t i = 0; i < pages.size(); ++i) {
+      std::uint64_t value = 0;
+      EXPECT_TRUE(look.read({pages[i]}, std::as_writable_bytes(std::span(&value, 1))));
+      EXPECT_EQ(value, i + 1);
+      EXPECT_EQ(look.translate({pages[i] + 5}), space.translate({pages[i] + 5})->at);
+      EXPECT_FALSE(look.translate({pages[i] + kPageSize}));
+    }
+    EXPECT_EQ(look.translate({0x7000'1234}), GuestPhys{0x40'1234});
+  }
+}
+
 // Tables that name themselves, or what is no RAM.
 TEST(Paging, TablesThatLie) {
   TestMemory memory(1 << 20);

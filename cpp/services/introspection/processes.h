@@ -9,7 +9,7 @@
 
 namespace mhv::introspection {
 
-inline constexpr std::size_t kProcessesMax = 1u << 22;  // PID_MAX_LIMIT
+inline constexpr std::size_t kProcessesMax = 1u << 18;
 
 struct Process {
   std::int32_t pid = 0, parent = 0;

@@ -1,4 +1,4 @@
-// The table of system calls of a guest's kernel. Kernels since 6.1.85 do not call through it, but by the code of x64_sys_call:
+// The table of system calls of a guest's kernel. Where it has x64_sys_call, system calls go through that function's code:
 // there the table says little, and that code is a matter of integrity.
 #pragma once
 
