@@ -151,12 +151,12 @@ Json log_answer(const Kernel& kernel, Pid) {
   return rows.take();
 }
 
-struct Kind {
+struct Question {
   std::string_view name;
   Json (*answer)(const Kernel&, Pid);
   bool of_process;
 };
-constexpr std::array<Kind, 9> kKinds{{
+constexpr std::array<Question, 9> kQuestions{{
     {"kernel", kernel_answer, false},
     {"processes", processes_answer, true},
     {"threads", threads_answer, true},
@@ -168,7 +168,7 @@ constexpr std::array<Kind, 9> kKinds{{
     {"log", log_answer, false},
 }};
 
-Pid pid_of(const Kind& kind, const nlohmann::json& args) {
+Pid pid_of(const Question& kind, const nlohmann::json& args) {
   Pid pid;
   if (!args.is_object() && !args.is_null()) throw Error(Code::kInvalid, "the arguments are no object", R"(give {} or {"pid": N})");
   for (const auto& [key, value] : args.items()) {
@@ -188,7 +188,7 @@ Pid pid_of(const Kind& kind, const nlohmann::json& args) {
 
 nlohmann::ordered_json answer(const Kernel& kernel, std::string_view kind, const nlohmann::json& args) {
   std::string names;
-  for (const Kind& one : kKinds) {
+  for (const Question& one : kQuestions) {
     if (one.name == kind) return one.answer(kernel, pid_of(one, args));
     names += (names.empty() ? "" : ", ") + std::string(one.name);
   }

@@ -5,8 +5,8 @@
 namespace mhv::introspection {
 namespace {
 
-constexpr std::size_t kNameBytes = 56;  // MODULE_NAME_LEN on x86-64
-constexpr std::size_t kPartsMax = 64;
+constexpr std::size_t kModuleNameBytes = 56;  // MODULE_NAME_LEN on x86-64
+constexpr std::size_t kModulePartsMax = 64;
 
 std::string_view state_name(std::uint32_t state) {
   constexpr std::array<std::string_view, 4> kNames{"live", "loading", "unloading", "unformed"};
@@ -37,7 +37,7 @@ Modules::Modules(const Kernel& kernel)
   }
   const std::uint32_t base = kernel.offset("module_memory", "base"), size = kernel.offset("module_memory", "size");
   const std::uint64_t bytes = std::max<std::uint64_t>(types.size_of(*one), 1), count = types.size_of(parts->type) / bytes;
-  for (std::uint32_t i = 0; i < std::min<std::uint64_t>(count, kPartsMax); ++i) {
+  for (std::uint32_t i = 0; i < std::min<std::uint64_t>(count, kModulePartsMax); ++i) {
     const std::uint32_t at = parts->offset + i * static_cast<std::uint32_t>(bytes);
     parts_.push_back({at + base, at + size});
   }
@@ -45,7 +45,7 @@ Modules::Modules(const Kernel& kernel)
 
 Module Modules::read(Walk& walk, GuestVirt module) const {
   Module out;
-  out.name = walk.text(module + name_, kNameBytes);
+  out.name = walk.text(module + name_, kModuleNameBytes);
   out.state = state_name(walk.get<std::uint32_t>(module + state_));
   out.structure = module;
   for (const Where& where : parts_) {

@@ -6,7 +6,7 @@ namespace {
 constexpr std::uint32_t kReadOnly = 0x40, kCursor = 0x1000'0000;  // MNT_READONLY; MNT_CURSOR: somebody reads the list there
 constexpr std::uint64_t kSuperblockReadOnly = 1;                  // SB_RDONLY
 constexpr std::size_t kDeviceBytesMax = 4096;
-constexpr std::size_t kDepthMax = 128;  // a tree that is balanced has not even a third of it
+constexpr std::size_t kTreeDepthMax = 128;  // a tree that is balanced has not even a third of it
 
 }  // namespace
 
@@ -38,7 +38,7 @@ std::vector<GuestVirt> Mounts::all(Walk& walk, GuestVirt name_space) const {
   std::vector<GuestVirt> above;
   for (auto at = walk.get<GuestVirt>(name_space + head_); at.value != 0 || !above.empty();) {
     if (at.value != 0) {
-      if (above.size() == kDepthMax) throw Torn();
+      if (above.size() == kTreeDepthMax) throw Torn();
       above.push_back(at);
       at = walk.get<GuestVirt>(at + left_);
       continue;

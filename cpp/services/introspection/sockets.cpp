@@ -11,7 +11,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);  // as the guest
 
-constexpr std::uint16_t kSocketBits = 0xc000, kTypeBits = 0xf000;
+constexpr std::uint16_t kSocketBits = 0xc000, kModeBits = 0xf000;
 constexpr std::uint16_t kUnix = 1, kIpv4 = 2, kIpv6 = 10, kNetlink = 16, kPacket = 17;
 constexpr std::size_t kUnixNameBytesMax = 108;
 
@@ -161,7 +161,7 @@ std::vector<OfProcess<Socket>> Sockets::list(std::optional<std::int32_t> pid) co
   return each_process(kernel_, processes_, pid, [this](Walk& walk, const Process& process) {
     std::vector<Socket> out;
     for (const Files::Open& one : files_.open(walk, process)) {
-      if ((files_.mode(walk, one.file) & kTypeBits) == kSocketBits) out.push_back(read(walk, one.fd, one.file));
+      if ((files_.mode(walk, one.file) & kModeBits) == kSocketBits) out.push_back(read(walk, one.fd, one.file));
     }
     return out;
   });

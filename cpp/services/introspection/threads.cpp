@@ -5,7 +5,7 @@
 namespace mhv::introspection {
 namespace {
 
-constexpr std::size_t kNameBytes = 16;
+constexpr std::size_t kThreadNameBytes = 16;
 
 // fs/proc/array.c. What a task sleeps in and what became of it are bits of one number.
 char state_letter(std::uint32_t state) {
@@ -35,7 +35,7 @@ std::vector<Thread> Threads::of(Walk& walk, const Process& process) const {
     const GuestVirt task{links.value - links_};
     if (walk.get<std::int32_t>(task + tgid_) != process.pid) throw Torn();
     const auto state = walk.get<std::uint32_t>(task + state_) | walk.get<std::uint32_t>(task + exit_state_);
-    out.push_back({walk.get<std::int32_t>(task + tid_), walk.text(task + comm_, kNameBytes), state_letter(state), task});
+    out.push_back({walk.get<std::int32_t>(task + tid_), walk.text(task + comm_, kThreadNameBytes), state_letter(state), task});
   });
   return out;
 }
