@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <pwd.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -13,6 +14,7 @@ namespace {
 
 constexpr std::size_t kSubuidBytesMax = 1 << 20;
 constexpr SubordinateIds kIdsOfRoot{0x7f000000, 65536};  // it may use any, and these are nobody's
+constexpr int kEndsInMs = 100;
 constexpr std::uint32_t kProcessesMax = 32;              // threads count, too
 
 template <typename T>
@@ -84,7 +86,11 @@ void LayerProcesses::drop(std::map<std::string, Running>::iterator it) {
 
 void LayerProcesses::stop(const std::string& name, std::uint64_t generation) {
   const auto found = running_.find(name);
-  if (found != running_.end() && found->second.generation == generation) drop(found);
+  if (found == running_.end() || found->second.generation != generation) return;
+  // The worker may have noticed its end first, and not how it came.
+  pollfd polled{found->second.process->pidfd(), POLLIN, 0};
+  if (::poll(&polled, 1, kEndsInMs) == 1) spdlog::warn("layer {}: {}", name, found->second.process->reap());
+  drop(found);
 }
 
 void LayerProcesses::stop_all() {
