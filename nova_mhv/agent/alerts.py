@@ -17,7 +17,7 @@ The engine numbers the alerts of a guest. The number of the last one that was
 sent is known in memory alone: an agent that starts begins with what comes
 then, and what came while none ran is not sent. The engine keeps its last
 1,000 alerts of a guest (``openstack server alert list``), and counts anew
-when it has forgotten them: their time tells what is new then.
+when it has forgotten them, so that the last one is known by its time, too.
 """
 
 import datetime
@@ -108,11 +108,11 @@ class AlertWatch:
 
 
 def _newer(client: engine.Client, uuid: str, since: tuple[int, int]) -> list[dict[str, Any]]:
-    number, time_ns = since
+    number, _ = since
     found = client.alerts(uuid, max(number - 1, 0))
     if number == 0:
         return found
     if found and (found[0]["number"], found[0]["time_ns"]) == since:
         return found[1:]
-    # It is not there any more: too many came since, or the engine counts anew.
-    return [alert for alert in client.alerts(uuid, 0) if alert["time_ns"] > time_ns]
+    # It is not there any more: too many came since, or the engine counts anew. All that is there came later.
+    return client.alerts(uuid, 0)
