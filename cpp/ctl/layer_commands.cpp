@@ -4,6 +4,7 @@
 
 #include "ctl/answer.h"
 #include "ctl/format.h"
+#include "ctl/layer_package.h"
 
 namespace mhv::ctl {
 namespace {
@@ -38,7 +39,8 @@ void add_domain(CLI::App& command, std::string& guest) { command.add_option("DOM
 }  // namespace
 
 void add_layer_commands(CLI::App& app, Action& chosen) {
-  CLI::App& group = *app.add_subcommand("layer", "list, call: layers of this host, and what one answers");
+  CLI::App& group =
+      *app.add_subcommand("layer", "list, call, pack, verify, install: layers of this host, what one answers, and packages of them");
   group.require_subcommand(1);
   group.add_subcommand("list", "layers that a guest of this host can have")->callback([&chosen] { chosen = list_layers; });
   const auto call = std::make_shared<Call>();
@@ -48,6 +50,9 @@ void add_layer_commands(CLI::App& app, Action& chosen) {
   ask.add_option("METHOD", call->method, "what it is asked for")->required();
   ask.add_option("ARGUMENTS", call->arguments, "a JSON object");
   ask.callback([call, &chosen] { chosen = [call](Session& session) { return call_layer(session, *call); }; });
+  add_package_commands(group, [&chosen](const PackageAction& action) {
+    chosen = [action](Session& session) { return session.print(action(session.json())); };
+  });
 }
 
 void add_introspect_command(CLI::App& app, Action& chosen) {
