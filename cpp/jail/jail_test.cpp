@@ -10,6 +10,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <sstream>
 
 #include "testing_test.h"
 
@@ -69,6 +71,34 @@ TEST_P(Jail, IsAUserOfItsOwnWithoutPrivileges) {
     EXPECT_EQ(read_file("/proc/" + std::to_string(pid) + "/uid_map", 4096).find("      1000 " + id), 0u)
         << read_file("/proc/" + std::to_string(pid) + "/uid_map", 4096);
   }
+}
+
+TEST_P(Jail, SeesReadOnlyMountsAlone) {
+  const auto jail = start({"wait"});
+  ASSERT_TRUE(jail->wait_for("ready"));
+  std::ifstream mounts("/proc/" + std::to_string(family(jail->pid()).layer) + "/mountinfo");
+  std::set<std::string> places;
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream words(line);
+    std::string word, place, options;
+    words >> word >> word >> word >> word >> place >> options;
+    places.insert(place);
+    for (const char* option : {"ro", "nosuid", "nodev"})
+      EXPECT_NE(("," + options + ",").find("," + std::string(option) + ","), std::string::npos) << line;
+  }
+  for (const char* place : {"/", "/usr", "/layer"}) EXPECT_TRUE(places.contains(place)) << place;
+  for (const char* place : {"/proc", "/sys", "/dev", "/etc"}) EXPECT_FALSE(places.contains(place)) << place;
+}
+
+TEST_P(Jail, AVirtualEnvironmentIsAtItsOwnPath) {
+  const std::string home = folder_.file("venv");
+  std::filesystem::create_directories(home + "/bin");
+  std::filesystem::permissions(home, std::filesystem::perms(0755));
+  std::ofstream(home + "/bin/tool") << "text";
+  EXPECT_EQ(attempt({"read", home + "/bin/tool"}), "ENOENT");
+  set("--python-home", home);
+  EXPECT_EQ(attempt({"read", home + "/bin/tool"}), "reached");
+  EXPECT_EQ(attempt({"read", folder_.file("mhv-jail")}), "ENOENT");
 }
 
 TEST_P(Jail, NothingIsLeftWhenItIsKilled) {
