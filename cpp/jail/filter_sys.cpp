@@ -63,6 +63,7 @@ constexpr std::array kFiles = {
 constexpr std::array kWaiting = {
     SCMP_SYS(poll),           SCMP_SYS(ppoll),     SCMP_SYS(select),      SCMP_SYS(pselect6),    SCMP_SYS(epoll_create),
     SCMP_SYS(epoll_create1),  SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_wait),  SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
+    SCMP_SYS(sendto),         SCMP_SYS(recvfrom),  // on the one socket that it is given: what wakes it and the engine
     SCMP_SYS(eventfd2),       SCMP_SYS(pipe),      SCMP_SYS(pipe2),       SCMP_SYS(futex),       SCMP_SYS(timerfd_create),
     SCMP_SYS(nanosleep),      SCMP_SYS(alarm),     SCMP_SYS(sched_yield), SCMP_SYS(pause),       SCMP_SYS(timerfd_settime),
     SCMP_SYS(wait4),          SCMP_SYS(setitimer), SCMP_SYS(getitimer),   SCMP_SYS(waitid),      SCMP_SYS(timerfd_gettime),
