@@ -1,4 +1,4 @@
-"""Packages, and the C++ module nova_mhv._engine, which CMake builds. Everything else is in setup.cfg."""
+"""Packages, and the C++ modules nova_mhv._engine and nova_mhv._layer, which CMake builds. Everything else is in setup.cfg."""
 
 import os
 import pathlib
@@ -13,9 +13,9 @@ ROOT = pathlib.Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Builds the target `_engine` of CMakeLists.txt straight to where setuptools wants the module.
+    """Builds a target of CMakeLists.txt, such as `_engine`, straight to where setuptools wants the module.
 
-    MHV_ENGINE_MODULE names one that is built already, as it is when the whole engine was.
+    MHV_ENGINE_MODULE names an `_engine` that is built already, as it is when the whole engine was; the others are beside it.
     """
 
     def build_extension(self, ext):
@@ -23,7 +23,7 @@ class CMakeBuild(build_ext):
         built = os.environ.get("MHV_ENGINE_MODULE")
         if built:
             module.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(built, module)
+            shutil.copyfile(pathlib.Path(built).with_name(module.name), module)
             return
         build = pathlib.Path(self.build_temp).resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,8 @@ class CMakeBuild(build_ext):
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         jobs = str(self.parallel or os.cpu_count() or 1)
-        subprocess.run(["cmake", "--build", str(build), "--target", "_engine", "--parallel", jobs], check=True)
+        target = ext.name.rpartition(".")[2]
+        subprocess.run(["cmake", "--build", str(build), "--target", target, "--parallel", jobs], check=True)
 
 
 # The Nova shim is installed as nova.virt.mhv, into the `nova` package that is there: nothing of ours may
@@ -50,6 +51,6 @@ setup(
     packages=find_packages(include=["nova_mhv", "nova_mhv.*"], exclude=["nova_mhv.shim"]) + ["nova.virt.mhv"],
     package_dir={"nova.virt.mhv": "nova_mhv/shim"},
     package_data={"nova_mhv": ["*.pyi", "py.typed"]},
-    ext_modules=[Extension("nova_mhv._engine", sources=[])],
+    ext_modules=[Extension("nova_mhv._engine", sources=[]), Extension("nova_mhv._layer", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -1,7 +1,7 @@
 // Starts a layer and talks to it by lines of JSON: usage: mhv_fake_engine PROGRAM [ARGUMENTS...].
 //
 //   standard input   {"write": [ADDRESS, "hex"]}, {"hello": {members that differ}}, {"epoch": [NUMBER, [[START, BYTES]...]]},
-//                    {"packet": [NUMBER, "hex"]}, {"event": {...}}, {"request": {"method", "arguments"}}, {"stop": true}
+//                    {"packet": [NUMBER, "hex"]}, {"event": {...}}, {"request": {"method", "arguments"}}; its end says kStop
 //   standard output  {"type": N, "json": ... or "bytes": "hex"} for each message of the layer, and {"exit": STATUS}
 #include "sdk/testing/fake_engine.h"
 
@@ -47,8 +47,6 @@ void carry_out(FakeEngine& engine, const Json& line) {
     engine.say(Type::kEvent, 0, line["event"]);
   } else if (line.contains("request")) {
     engine.say(Type::kRequest, 7, line["request"]);
-  } else if (line.contains("stop")) {
-    engine.say_bytes(Type::kStop, 0, {});
   }
 }
 
@@ -78,6 +76,7 @@ int main(int argc, char** argv) {
     }
   });
   for (std::string line; std::getline(std::cin, line);) carry_out(engine, Json::parse(line));
+  engine.say_bytes(Type::kStop, 0, {});
   const int status = mhv::sdk::testing::status_of(child);
   reader.join();
   std::cout << Json{{"exit", status}}.dump() << "\n";
