@@ -31,7 +31,7 @@ std::string filled_in(std::string_view text, const std::string& name) {
 
 int make_layer(Session& session, const NewLayer& wanted) {
   if (!stack::is_name(wanted.name)) {
-    throw Error(Code::kInvalid, "\"" + wanted.name + "\" cannot be the name of a layer", "lower case letters, digits and dashes");
+    throw Error(Code::kInvalid, "\"" + wanted.name + "\" cannot be the name of a layer", "a small letter, then up to 31 small letters, digits and -");
   }
   const fs::path folder = wanted.name;
   std::error_code error;
