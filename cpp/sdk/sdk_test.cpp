@@ -7,6 +7,7 @@
 #include "base/code_of_test.h"
 #include "base/temp_folder_test.h"
 #include "base/units.h"
+#include "introspection/test_kernel.h"
 #include "sdk/runtime.h"
 #include "sdk/testing/fake_engine.h"
 
@@ -157,8 +158,8 @@ TEST_F(SdkTest, AnswersRequests) {
   EXPECT_EQ(engine->answer("parts")["result"].get<std::string>().size(), ring::kPayloadMax * 2);
   EXPECT_EQ(engine->answer("long"),
             (Json{{"error", {{"code", "invalid"}, {"message", "the answer is too long"}, {"hint", "ask for less"}}}}));
-  for (const std::string& text :
-       {std::string("{"), std::string("[]"), std::string("{\"method\": 5}"), std::string(1000, '[') + std::string(1000, ']')}) {
+  for (const std::string& text : {std::string("{"), std::string("[]"), std::string("{\"method\": 5}"),
+                                  R"({"method": "echo", "arguments": )" + std::string(1000, '[') + std::string(1000, ']') + "}"}) {
     engine->say_text(Type::kRequest, 9, text);
     EXPECT_TRUE(engine->json(Type::kAnswer).contains("error")) << text.substr(0, 20);
   }
@@ -301,6 +302,39 @@ TEST_F(SdkTest, NeedsProcessorsToFindAKernel) {
   engine->epoch(1, std::vector<ring::Vcpu>(1), {});
   EXPECT_EQ(engine->epoch_done(), 1u);
   EXPECT_EQ(engine->answer("kernel")["error"]["code"], "unsupported");  // nothing but zeros
+}
+
+// A kernel made by hand, in the guest's memory.
+TEST_F(SdkTest, FindsTheKernelItsProcessesAndItsNextOne) {
+  introspection::testing::TestKernel made;
+  made.add_task("init", 1, 0, made.add_memory(std::string_view("/sbin/init\0", 11)));
+  made.add_task("kworker", 17, 0);
+  made.write_symbols();
+  const auto put = [&] {
+    std::vector<std::byte> all(made.memory.ranges()[0].bytes);
+    made.memory.read({0}, all);
+    pwrite_all(engine->memory().get(), all, 0, "memory");
+  };
+  put();
+  layer.request = [&](const std::string& method, const Json& arguments) -> Json {
+    if (method == "banner") return layer.guest().kernel().banner();
+    std::array<std::byte, 5> out{};
+    const bool all = layer.guest().process(arguments["pid"]).read({0x7ffd'0000'0010}, out);
+    return all ? Json(std::string(reinterpret_cast<const char*>(out.data()), out.size())) : Json();
+  };
+  begin();
+  std::vector<ring::Vcpu> vcpus(1);
+  vcpus[0].cr3 = made.paging().cr3;
+  engine->epoch(1, vcpus, {});
+  EXPECT_EQ(engine->epoch_done(), 1u);
+  EXPECT_EQ(engine->answer("banner"), (Json{{"result", "Linux version 6.1.0-test (gcc) #1 SMP"}}));
+  EXPECT_EQ(engine->answer("read", {{"pid", 1}}), (Json{{"result", "/sbin"}}));
+  EXPECT_EQ(engine->answer("read", {{"pid", 17}})["error"]["code"], "not-found");
+  EXPECT_EQ(engine->answer("read", {{"pid", 99}})["error"]["code"], "not-found");
+  const std::string next = "Linux version 6.9.9-next (gcc) #1 SMP\n";  // a reboot
+  made.memory.put_bytes(made.phys(made.symbol("Rlinux_banner")), std::as_bytes(std::span(next.c_str(), next.size() + 1)));
+  put();
+  EXPECT_EQ(engine->answer("banner"), (Json{{"result", "Linux version 6.9.9-next (gcc) #1 SMP"}}));
 }
 
 class TakesFiles : public Layer {
