@@ -1,0 +1,176 @@
+#include "integrity/measured.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "base/error.h"
+
+namespace mhv::integrity {
+
+bool was_written(const Written& written, GuestPhys page) {
+  const auto behind = std::ranges::upper_bound(written, page, {}, &PhysRange::start);
+  if (behind != written.end() && behind->start - page < kPageSize) return true;
+  return behind != written.begin() && page - std::prev(behind)->start < std::prev(behind)->bytes;
+}
+
+Measured::Measured(Reader& reader, Digester& digester, Range range, std::vector<Site> sites)
+    : range_(range), first_{range.start.value & ~(kPageSize - 1)}, sites_(std::move(sites)) {
+  const std::size_t count = (range.end() - first_ + kPageSize - 1) / kPageSize;
+  pages_.resize(count);
+  marks_.resize(count);
+  Buffer bytes;
+  for (std::size_t page = 0; page < count; ++page) {
+    const auto mapping = reader.kernel().space().translate(at(page));
+    if (mapping) pages_[page].phys = mapping->at;
+    if (!mapping || !read(reader, page, bytes)) {
+      throw Error(Code::kBusy, "the guest's kernel has code where nothing can be read, at " + hex(at(page).value), "try again");
+    }
+    pages_[page].whole = digester(bytes);
+    blot(page, bytes);
+    pages_[page].still = digester(bytes);
+    for (std::size_t i = 0; i < marks_[page].size(); ++i) marks_[page][i] = mark(bytes.data() + i * kGranule);
+  }
+  by_phys_.resize(count);
+  std::iota(by_phys_.begin(), by_phys_.end(), 0);
+  std::ranges::sort(by_phys_, {}, [&](std::uint32_t page) { return pages_[page].phys; });
+}
+
+// One that begins on the page before may end on this one.
+std::span<const Site> Measured::sites_of(std::size_t page) const {
+  const GuestVirt start = at(page), from{start.value - kSiteBytesMax}, end = start + kPageSize;
+  auto first = std::ranges::lower_bound(sites_, from, {}, &Site::at);
+  const auto last = std::ranges::lower_bound(sites_, end, {}, &Site::at);
+  while (first != last && first->at + first->bytes <= start) ++first;
+  return {first, last};
+}
+
+// What is outside of the range counts as zeros.
+bool Measured::read(const Reader& reader, std::size_t page, Buffer& out) const {
+  if (!reader.kernel().space().memory().read(pages_[page].phys, out)) return false;
+  const GuestVirt start = at(page);
+  if (start < range_.start) std::fill_n(out.begin(), range_.start - start, std::byte{0});
+  if (start + kPageSize > range_.end()) {
+    std::fill(out.begin() + static_cast<std::ptrdiff_t>(range_.end() - start), out.end(), std::byte{0});
+  }
+  return true;
+}
+
+void Measured::blot(std::size_t page, Buffer& bytes) const {
+  const GuestVirt start = at(page);
+  for (const Site& site : sites_of(page)) {
+    for (std::size_t i = 0; i < site.bytes; ++i) {
+      const std::uint64_t place = site.at.value + i - start.value;
+      if (place < kPageSize) bytes[place] = std::byte{0};
+    }
+  }
+}
+
+// Puts back what stood where a probe begins with int3, or jumps.
+void Measured::undo(std::size_t page, std::span<const Probe> probes, Buffer& bytes) const {
+  constexpr std::byte kInt3{0xcc}, kJump{0xe9};
+  const GuestVirt start = at(page);
+  for (const Probe& probe : probes) {
+    const std::uint64_t place = probe.at - start;
+    if (probe.by_ftrace || place >= kPageSize) continue;
+    if (bytes[place] == kInt3) bytes[place] = probe.was[0];
+    if (bytes[place] != kJump || !probe.jumps || place + probe.was.size() > kPageSize) continue;
+    std::ranges::copy(probe.was, bytes.begin() + static_cast<std::ptrdiff_t>(place));
+  }
+}
+
+// Only says where; whether something was changed, the digest says.
+std::uint16_t Measured::mark(const std::byte* granule) {
+  constexpr std::uint64_t kMix = 0x9e37'79b9'7f4a'7c15;
+  std::uint64_t words[2];
+  std::memcpy(words, granule, sizeof words);
+  const std::uint64_t mixed = ((words[0] ^ kMix) * kMix ^ words[1]) * kMix;
+  return static_cast<std::uint16_t>(mixed >> 48);
+}
+
+// Large pages are translated once.
+void Measured::check_mappings(Reader& reader, Changes& out) {
+  GuestVirt known_end = first_;
+  std::uint64_t distance = 0;
+  for (std::size_t page = 0; page < pages_.size(); ++page) {
+    const GuestVirt virt = at(page);
+    if (virt >= known_end) {
+      const auto mapping = reader.kernel().space().translate(virt);
+      if (!mapping) {
+        out.moved.push_back(virt);
+        continue;
+      }
+      distance = mapping->at.value - virt.value;
+      known_end = virt + (mapping->page_bytes - virt.value % mapping->page_bytes);
+    }
+    if (virt.value + distance != pages_[page].phys.value) out.moved.push_back(virt);
+  }
+}
+
+void Measured::check_page(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page,
+                          Changes& out) {
+  Page& known = pages_[page];
+  known.suspect = true;  // until it is found right
+  Buffer bytes;
+  if (!read(reader, page, bytes)) {
+    out.moved.push_back(at(page));
+    return;
+  }
+  const Digest whole = digester(bytes);
+  if (whole == known.whole) {
+    known.suspect = false;
+    return;
+  }
+  bool right = true;
+  for (const Site& site : sites_of(page)) {
+    const SiteState state = judge.judge(site);
+    if (state == SiteState::kRight) continue;
+    right = false;
+    const auto is_it = [&](const Site& other) { return other.at == site.at; };
+    if (state == SiteState::kChanging) changing_.push_back(site);
+    if (state == SiteState::kWrong || std::ranges::any_of(pending_, is_it)) out.sites.push_back(site);
+  }
+  const Buffer found = bytes;
+  blot(page, bytes);
+  if (digester(bytes) == known.still) {
+    known.suspect = !right;
+    if (right) known.whole = whole;
+    return;
+  }
+  bytes = found;
+  undo(page, probes, bytes);
+  blot(page, bytes);
+  if (digester(bytes) == known.still) return;
+  const std::size_t before = out.granules.size();
+  for (std::size_t i = 0; i < marks_[page].size(); ++i) {
+    if (mark(bytes.data() + i * kGranule) != marks_[page][i]) out.granules.push_back(at(page) + i * kGranule);
+  }
+  if (out.granules.size() == before) out.granules.push_back(at(page));
+}
+
+Changes Measured::check(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, const Written* written) {
+  Changes out;
+  changing_.clear();
+  check_mappings(reader, out);
+  for (std::size_t page = 0; page < pages_.size(); ++page) {
+    if (written == nullptr || pages_[page].suspect) check_page(reader, digester, judge, probes, page, out);
+  }
+  if (written != nullptr) {
+    for (const PhysRange& range : *written) {
+      const GuestPhys from{range.start.value & ~(kPageSize - 1)};
+      auto next = std::ranges::lower_bound(by_phys_, from, {}, [&](std::uint32_t page) { return pages_[page].phys; });
+      for (; next != by_phys_.end() && pages_[*next].phys.value - from.value < range.bytes + (range.start - from); ++next) {
+        if (!pages_[*next].suspect) check_page(reader, digester, judge, probes, *next, out);
+      }
+    }
+  }
+  // A site that two pages share is told once.
+  std::ranges::sort(out.sites, {}, &Site::at);
+  out.sites.erase(std::ranges::unique(out.sites, {}, &Site::at).begin(), out.sites.end());
+  std::ranges::sort(out.granules);
+  std::swap(pending_, changing_);
+  out.changing = !pending_.empty();
+  return out;
+}
+
+}  // namespace mhv::integrity
