@@ -16,6 +16,7 @@
 namespace mhv::integrity {
 namespace {
 
+constexpr int kLooksAgain = 2;
 constexpr std::uint64_t kModuleBytesMax = 256u << 20;  // of all that are measured
 
 // The kernel writes to what is fixed later until its start is over.
@@ -23,6 +24,11 @@ void require_started(Reader& reader) {
   constexpr std::uint32_t kRunning = 3;  // enum system_states since Linux 5.8
   if (reader.get<std::uint32_t>(reader.kernel().symbol("system_state")) == kRunning) return;
   throw Error(Code::kBusy, "the guest's kernel has not finished its start, or is ending", "try again when it runs");
+}
+
+// At one place one may have gone and another have come.
+bool is_same(const Module& a, const Module& b) {
+  return a.name == b.name && a.text.start == b.text.start && (a.serial == b.serial || a.serial == 0 || b.serial == 0);
 }
 
 struct MeasuredModule {
@@ -116,6 +122,7 @@ class Checker::Impl {
   }
   std::vector<Probe> list_probes(Reader& reader) const { return probes_ ? probes_->list(reader) : std::vector<Probe>{}; }
   void follow_modules(Reader& reader, CodeMap& map, std::vector<Finding>& out);
+  bool is_listed(Reader& reader, const Module& module) const;
   void measure(Reader& reader, CodeMap& map, MeasuredModule& known);
   void check_measured(Reader& reader, CodeMap& map, SiteJudge& judge, std::span<const Probe> probes, const Written* written,
                       std::vector<Finding>& out);
@@ -161,6 +168,12 @@ void Checker::Impl::measure(Reader& reader, CodeMap& map, MeasuredModule& known)
   }
 }
 
+// A guest that runs may have taken it away meanwhile; while it is listed, its memory is there.
+bool Checker::Impl::is_listed(Reader& reader, const Module& module) const {
+  const auto listed = modules_->listed(reader);
+  return !listed || std::ranges::any_of(*listed, [&](const Module& one) { return one.at == module.at && is_same(one, module); });
+}
+
 // A module is measured when its start is over. While the list does not hold together, what was known stays known.
 void Checker::Impl::follow_modules(Reader& reader, CodeMap& map, std::vector<Finding>& out) {
   const auto listed = modules_ ? modules_->listed(reader) : std::nullopt;
@@ -169,8 +182,7 @@ void Checker::Impl::follow_modules(Reader& reader, CodeMap& map, std::vector<Fin
     for (const Module& module : *listed) {
       there.insert(module.at);
       MeasuredModule& known = known_[module.at];
-      const bool is_other = known.module.name != module.name || known.module.text.start != module.text.start;
-      if (is_other) known = {module, false, {}};
+      if (!is_same(known.module, module)) known = {module, false, {}};
       if (!known.measured) known.module = module;
     }
     std::erase_if(known_, [&](const auto& one) {
@@ -192,12 +204,22 @@ void Checker::Impl::follow_modules(Reader& reader, CodeMap& map, std::vector<Fin
 void Checker::Impl::check_measured(Reader& reader, CodeMap& map, SiteJudge& judge, std::span<const Probe> probes, const Written* written,
                                    std::vector<Finding>& out) {
   Explainer explain(reader, map, pointers_, out);
-  explain.kernel_text(text_->check(reader, digester_, judge, probes, written), judge);
-  explain.kernel_rodata(rodata_->check(reader, digester_, judge, probes, written));
+  // Each time with lists that are as new as the memory.
+  const auto look = [&](Measured& part) {
+    Changes changes = part.check(reader, digester_, judge, probes, written);
+    for (int again = 0; again < kLooksAgain && !changes.empty(); ++again) {
+      map.forget_made();
+      changes = part.check_again(reader, digester_, judge, list_probes(reader));
+    }
+    return changes;
+  };
+  explain.kernel_text(look(*text_), judge);
+  explain.kernel_rodata(look(*rodata_));
   for (auto& [at, known] : known_) {
     for (Measured& part : known.parts) {
       const bool text = part.range().start == known.module.text.start;
-      explain.module(known.module.name, text, part.check(reader, digester_, judge, probes, written), judge);
+      const Changes changes = look(part);
+      if (!changes.empty() && is_listed(reader, known.module)) explain.module(known.module.name, text, changes, judge);
     }
   }
 }

@@ -73,18 +73,26 @@ void CodeMap::add_bpf() {
   }
 }
 
+void CodeMap::add_trampoline(GuestVirt operations) {
+  const Kernel& kernel = reader_.kernel();
+  const auto at = kernel.types().field("ftrace_ops", "trampoline"), bytes = kernel.types().field("ftrace_ops", "trampoline_size");
+  if (!at || !bytes) return;
+  const GuestVirt trampoline{reader_.word(operations + at->offset)};
+  const std::uint64_t size = reader_.word(operations + bytes->offset);
+  if (trampoline.value != 0 && size <= kPage) made_->push_back({trampoline, size});
+}
+
+// While operations are removed they are off the list, and the sites change back one after the other.
 void CodeMap::add_trampolines() {
   const Kernel& kernel = reader_.kernel();
-  const auto list = kernel.symbols().find("ftrace_ops_list");
-  const auto next = kernel.types().field("ftrace_ops", "next"), at = kernel.types().field("ftrace_ops", "trampoline"),
-             bytes = kernel.types().field("ftrace_ops", "trampoline_size");
-  if (!list || !next || !at || !bytes) return;
-  GuestVirt ops{reader_.word(*list)};
-  for (std::size_t i = 0; i < kOpsMax && ops.value != 0; ++i, ops = {reader_.word(ops + next->offset)}) {
-    const GuestVirt trampoline{reader_.word(ops + at->offset)};
-    const std::uint64_t size = reader_.word(ops + bytes->offset);
-    if (trampoline.value != 0 && size <= kPage) made_->push_back({trampoline, size});
+  const auto list = kernel.symbols().find("ftrace_ops_list"), removed = kernel.symbols().find("removed_ops");
+  const auto next = kernel.types().field("ftrace_ops", "next");
+  if (!list || !next) return;
+  GuestVirt operations{reader_.word(*list)};
+  for (std::size_t i = 0; i < kOpsMax && operations.value != 0; ++i, operations = {reader_.word(operations + next->offset)}) {
+    add_trampoline(operations);
   }
+  if (removed) add_trampoline({reader_.word(*removed)});
 }
 
 void CodeMap::add_probe_slots(std::string_view cache) {

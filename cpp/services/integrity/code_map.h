@@ -27,6 +27,7 @@ class CodeMap {
   bool is_own(GuestVirt at) const;
   // Code that the kernel made: compiled BPF, trampolines, what stands in for probed instructions. Walks its lists the first time.
   bool is_made(GuestVirt at);
+  void forget_made() { made_.reset(); }
   // "vfs_read+0x10", "[nf_tables]+0x123", "not of the kernel or a listed module".
   std::string describe(GuestVirt at) const;
 
@@ -35,6 +36,7 @@ class CodeMap {
   void find_made();
   void add_bpf();
   void add_trampolines();
+  void add_trampoline(GuestVirt operations);
   void add_probe_slots(std::string_view cache);
 
   Reader& reader_;

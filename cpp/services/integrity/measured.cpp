@@ -126,9 +126,7 @@ void Measured::check_page(Reader& reader, Digester& digester, SiteJudge& judge, 
     const SiteState state = judge.judge(site);
     if (state == SiteState::kRight) continue;
     right = false;
-    const auto is_it = [&](const Site& other) { return other.at == site.at; };
-    if (state == SiteState::kChanging) changing_.push_back(site);
-    if (state == SiteState::kWrong || std::ranges::any_of(pending_, is_it)) out.sites.push_back(site);
+    if (state == SiteState::kWrong) out.sites.push_back(site);
   }
   const Buffer found = bytes;
   blot(page, bytes);
@@ -150,7 +148,6 @@ void Measured::check_page(Reader& reader, Digester& digester, SiteJudge& judge, 
 
 Changes Measured::check(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, const Written* written) {
   Changes out;
-  changing_.clear();
   check_mappings(reader, out);
   for (std::size_t page = 0; page < pages_.size(); ++page) {
     if (written == nullptr || pages_[page].suspect) check_page(reader, digester, judge, probes, page, out);
@@ -164,13 +161,24 @@ Changes Measured::check(Reader& reader, Digester& digester, SiteJudge& judge, st
       }
     }
   }
-  // A site that two pages share is told once.
-  std::ranges::sort(out.sites, {}, &Site::at);
-  out.sites.erase(std::ranges::unique(out.sites, {}, &Site::at).begin(), out.sites.end());
-  std::ranges::sort(out.granules);
-  std::swap(pending_, changing_);
-  out.changing = !pending_.empty();
-  return out;
+  return finish(std::move(out));
+}
+
+Changes Measured::check_again(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes) {
+  Changes out;
+  check_mappings(reader, out);
+  for (std::size_t page = 0; page < pages_.size(); ++page) {
+    if (pages_[page].suspect) check_page(reader, digester, judge, probes, page, out);
+  }
+  return finish(std::move(out));
+}
+
+// A site that two pages share is told once.
+Changes Measured::finish(Changes changes) {
+  std::ranges::sort(changes.sites, {}, &Site::at);
+  changes.sites.erase(std::ranges::unique(changes.sites, {}, &Site::at).begin(), changes.sites.end());
+  std::ranges::sort(changes.granules);
+  return changes;
 }
 
 }  // namespace mhv::integrity

@@ -25,7 +25,6 @@ struct Changes {
   std::vector<GuestVirt> granules;  // changed, sorted
   std::vector<Site> sites;          // changed to what may not be there
   std::vector<GuestVirt> moved;     // pages behind which another page of RAM stands now, or none
-  bool changing = false;            // the kernel is just changing a site; nothing is wrong yet
   bool empty() const { return granules.empty() && sites.empty() && moved.empty(); }
 };
 
@@ -37,6 +36,8 @@ class Measured {
 
   // `probes` are known to the kernel: what they changed is no change.
   Changes check(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, const Written* written);
+  // Looks once more at what was not right: of a guest that runs, it may have been seen in the middle of a change.
+  Changes check_again(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes);
   const Range& range() const { return range_; }
   std::size_t pages() const { return pages_.size(); }
 
@@ -50,6 +51,7 @@ class Measured {
     bool suspect = false;
   };
   GuestVirt at(std::size_t page) const { return first_ + page * kPageSize; }
+  static Changes finish(Changes changes);
   std::span<const Site> sites_of(std::size_t page) const;
   bool read(const Reader& reader, std::size_t page, Buffer& out) const;
   void blot(std::size_t page, Buffer& bytes) const;
@@ -64,8 +66,6 @@ class Measured {
   std::vector<Page> pages_;
   std::vector<Marks> marks_;
   std::vector<Site> sites_;
-  std::vector<Site> pending_;  // changing at the last check
-  std::vector<Site> changing_;
   std::vector<std::uint32_t> by_phys_;
 };
 

@@ -43,6 +43,12 @@ ModuleLists::ModuleLists(const Kernel& kernel)
   if (const auto type = kernel.types().find("module")) {
     bytes_ = static_cast<std::uint32_t>(std::min<std::uint64_t>(kernel.types().size_of(*type), bytes_));
   }
+  const auto object = kernel.types().field("module", "mkobj.kobj"), folder = kernel.types().field("kobject", "sd"),
+             id = kernel.types().field("kernfs_node", "id");
+  if (object && folder && id) {
+    folder_ = object->offset + folder->offset;
+    folder_id_ = id->offset;
+  }
   if (const auto memories = kernel.types().field("module", "mem")) {
     memories_ = memories->offset;
     base_ = kernel.offset("module_memory", "base");
@@ -90,6 +96,7 @@ Module ModuleLists::describe(Reader& reader, GuestVirt at) const {
   Structure module;
   if (!module.read(reader, at, bytes_)) return out;
   out.name = name_of(reader, at);
+  if (folder_) out.serial = reader.word(module.pointer(*folder_) + *folder_id_);
   if (memories_) {
     add_memories(module, out);
   } else {

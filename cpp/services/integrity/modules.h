@@ -13,6 +13,7 @@ inline constexpr std::size_t kModulesMax = 4096;
 struct Module {
   GuestVirt at;  // its struct module
   std::string name;
+  std::uint64_t serial = 0;  // of its folder in /sys: another each time it is loaded; 0: not known
   bool settled = false;  // its start is over, and its end has not begun: nobody writes to what is fixed
   Range text;
   std::vector<Range> fixed;   // text and read-only data
@@ -48,6 +49,7 @@ class ModuleLists {
   std::optional<std::uint32_t> core_, init_, memories_;
   std::uint32_t base_ = 0, size_ = 0, text_size_ = 0, ro_size_ = 0, ro_after_init_size_ = 0, memory_bytes_ = 0;
   std::uint32_t kset_list_, kobject_entry_, kobject_module_, owner_;
+  std::optional<std::uint32_t> folder_, folder_id_;  // from a module to its kernfs_node, and in that
   std::uint32_t trees_, sequence_, node_, node_module_;
 };
 

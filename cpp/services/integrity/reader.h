@@ -15,7 +15,8 @@ using introspection::GuestVirt;
 using introspection::Kernel;
 using introspection::PhysRange;
 
-inline constexpr std::uint64_t kKernelSpace = 0xffff'8000'0000'0000;
+// Of five levels of page tables; of four it begins later.
+inline constexpr std::uint64_t kKernelSpace = 0xff00'0000'0000'0000;
 
 // A part of a guest's addresses.
 struct Range {

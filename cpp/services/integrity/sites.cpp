@@ -131,6 +131,14 @@ SiteJudge::SiteJudge(Reader& reader, CodeMap& map) : reader_(reader), map_(map) 
   regs_caller_ = find("ftrace_regs_caller");
   return_thunk_ = find("__x86_return_thunk");
   return0_ = find("__static_call_return0");
+  text_lock_ = reader.kernel().symbols().find("text_mutex");
+  call_lock_ = reader.kernel().symbols().find("static_call_mutex");
+}
+
+// struct mutex begins with its owner; the lowest bits are flags.
+bool SiteJudge::is_held(std::optional<GuestVirt> mutex) {
+  constexpr std::uint64_t kFlags = 7;
+  return mutex && (reader_.word(*mutex) & ~kFlags) != 0;
 }
 
 bool SiteJudge::is_jump(const Site& site, const Bytes& now) const {
@@ -143,9 +151,9 @@ bool SiteJudge::is_jump(const Site& site, const Bytes& now) const {
 
 bool SiteJudge::is_traced(const Site& site, const Bytes& now) {
   if (is_nop5(now)) return true;
-  if (now[0] != kCall) return false;
+  if (now[0] != kCall && now[0] != kJump) return false;
   const GuestVirt to = destination(site.at, now, 1);
-  return to == caller_ || to == regs_caller_ || map_.is_made(to);
+  return map_.is_made(to) || (now[0] == kCall && (to == caller_ || to == regs_caller_));
 }
 
 bool SiteJudge::is_static_call(const Site& site, const Bytes& now) {
@@ -168,24 +176,26 @@ GuestVirt SiteJudge::target_of(const Site& site) {
   return (*now)[0] == kCall || (*now)[0] == kJump ? destination(site.at, *now, 1) : GuestVirt{};
 }
 
+SiteState SiteJudge::judge_bytes(const Site& site, const Bytes& now) {
+  const auto either = [](bool right) { return right ? SiteState::kRight : SiteState::kWrong; };
+  switch (site.kind) {
+    case Site::Kind::kJump: return either(is_jump(site, now));
+    case Site::Kind::kFtrace: return either(is_traced(site, now));
+    // The key is set before the sites are.
+    case Site::Kind::kStaticCall: {
+      if (is_static_call(site, now)) return SiteState::kRight;
+      return is_held(call_lock_) ? SiteState::kChanging : SiteState::kWrong;
+    }
+    case Site::Kind::kFtraceEntry: return either((now[0] == kCall || now[0] == kJump) && map_.is_code(destination(site.at, now, 1)));
+  }
+  return SiteState::kWrong;
+}
+
 SiteState SiteJudge::judge(const Site& site) {
   const auto now = reader_.get<Bytes>(site.at);
   if (!now) return SiteState::kWrong;
-  if ((*now)[0] == kInt3) return SiteState::kChanging;
-  switch (site.kind) {
-    case Site::Kind::kJump: return is_jump(site, *now) ? SiteState::kRight : SiteState::kWrong;
-    case Site::Kind::kFtrace: return is_traced(site, *now) ? SiteState::kRight : SiteState::kWrong;
-    // The key is set before the sites are.
-    case Site::Kind::kStaticCall: {
-      if (is_static_call(site, *now)) return SiteState::kRight;
-      return map_.is_code(target_of(site)) ? SiteState::kChanging : SiteState::kWrong;
-    }
-    case Site::Kind::kFtraceEntry: {
-      const bool calls = ((*now)[0] == kCall || (*now)[0] == kJump) && map_.is_code(destination(site.at, *now, 1));
-      return calls ? SiteState::kRight : SiteState::kWrong;
-    }
-  }
-  return SiteState::kWrong;
+  if ((*now)[0] == kInt3) return is_held(text_lock_) ? SiteState::kChanging : SiteState::kWrong;
+  return judge_bytes(site, *now);
 }
 
 std::vector<Site> kernel_sites(Reader& reader, CodeMap& map, const Image& image) {

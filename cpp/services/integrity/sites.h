@@ -5,7 +5,7 @@
 //   static call   a call of (a jump to) what its key holds at the moment                 static_call_sites, __SCT__* with their __SCK__*
 //   ftrace entry  in ftrace's own entries: a call of code                                ftrace_call, ftrace_regs_call
 //
-// While it is changed, a site begins with int3 for some microseconds.
+// While it is changed, a site begins with int3, and the kernel holds a lock.
 #pragma once
 
 #include <array>
@@ -42,10 +42,13 @@ class SiteJudge {
   bool is_jump(const Site& site, const Bytes& now) const;
   bool is_traced(const Site& site, const Bytes& now);
   bool is_static_call(const Site& site, const Bytes& now);
+  SiteState judge_bytes(const Site& site, const Bytes& now);
+  bool is_held(std::optional<GuestVirt> mutex);
 
   Reader& reader_;
   CodeMap& map_;
   GuestVirt caller_, regs_caller_, return_thunk_, return0_;
+  std::optional<GuestVirt> text_lock_, call_lock_;  // held while code is changed, and while a static call is
 };
 
 // All of the kernel itself, sorted; those whose bytes are none of what may be there are left out: code as any other.
