@@ -58,7 +58,9 @@ class Checker::Impl {
     follow_modules(reader, map, notes);
     text_.emplace(reader, digester_, image_.text, kernel_sites(reader, map, image_));
     rodata_.emplace(reader, digester_, image_.rodata, std::vector<Site>{});
-    for (const Probe& probe : list_probes(reader)) probed_.insert(probe.at);
+    for (const Probe& probe : list_probes(reader)) {
+      if (!probe.is_ending) probed_.insert(probe.at);
+    }
     std::vector<Finding> wrong;
     check_trusted(reader, map, wrong);
     was_wrong_ = !wrong.empty();
@@ -228,6 +230,7 @@ void Checker::Impl::check_measured(Reader& reader, CodeMap& map, SiteJudge& judg
 void Checker::Impl::check_probes(std::span<const Probe> probes, const CodeMap& map, std::vector<Finding>& out) {
   std::set<GuestVirt> now;
   for (const Probe& probe : probes) {
+    if (probe.is_ending) continue;
     now.insert(probe.at);
     if (probe.handler.value != 0 && !map.is_code(probe.handler)) {
       out.push_back({"kprobe", describe_symbol(kernel_, probe.at), "is probed by " + map.describe(probe.handler), probe.at});

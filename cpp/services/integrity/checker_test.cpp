@@ -313,6 +313,25 @@ TEST_F(CheckerTest, Probes) {
   EXPECT_EQ(kinds(check()), "kprobe") << "and one that calls nobody's code";
 }
 
+TEST_F(CheckerTest, ProbesThatJump) {
+  const std::uint64_t probe = MadeKernel::heap(0x5000), place = function(kProbed) + 4, was = made.word(place);
+  made.put(probe + 0x10, place);
+  made.put(probe + 0x20, static_cast<std::uint8_t>(was));
+  made.put(probe + 0x70, static_cast<std::uint32_t>(was >> 8));
+  made.put(kImage + at::kprobes, probe);
+  made.put_branch(place, 0xe9, kNobody & 0xffff'ffff);
+  EXPECT_EQ(kinds(checker.check(made.registers())), "kprobe?");
+  made.put_bytes(place, {0xcc});
+  EXPECT_EQ(kinds(check()), "") << "halfway";
+  made.put(kImage + at::kprobes, std::uint64_t{0});
+  EXPECT_EQ(kinds(check()), "kernel_text") << "nobody's probe";
+  for (const std::uint64_t side : {std::uint64_t{0}, std::uint64_t{8}}) {
+    made.put(kImage + at::unoptimising + side, probe + 0x60);
+    made.put(probe + 0x60 + side, kImage + at::unoptimising);
+  }
+  EXPECT_EQ(kinds(check()), "") << "one that ends";
+}
+
 TEST_F(CheckerTest, OnlyWrittenPagesAreLookedAt) {
   made.put_branch(function(kRecv), 0xe9, kNobody);
   made.put(kImage + at::prot, kNobody);

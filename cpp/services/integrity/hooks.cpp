@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "integrity/pointers.h"
-#include "integrity/trees.h"
 
 namespace mhv::integrity {
 namespace {
@@ -93,37 +91,35 @@ ProcEntries::ProcEntries(const Kernel& kernel)
       operations_(kernel.offset("proc_dir_entry", "proc_ops")),
       inode_operations_(kernel.offset("proc_dir_entry", "proc_iops")),
       show_(kernel.offset("proc_dir_entry", "seq_ops")),
-      bytes_(std::max({children_, node_, name_, operations_, inode_operations_, show_}) + 8) {}
+      bytes_(std::max({children_, node_, name_, operations_, inode_operations_, show_}) + 24) {}
 
-void ProcEntries::check_entry(Reader& reader, CodeMap& map, GuestVirt entry, std::vector<Finding>& out) const {
-  Structure one;
-  if (!one.read(reader, entry, bytes_)) return;
+void ProcEntries::check_entry(Reader& reader, CodeMap& map, GuestVirt at, const Structure& entry, std::vector<Finding>& out) const {
   struct Member {
     const char* name;
     std::uint32_t offset;
   };
   for (const Member& member : {Member{"proc_ops", operations_}, Member{"proc_iops", inode_operations_}, Member{"seq_ops", show_}}) {
-    const GuestVirt to = one.pointer(member.offset);
+    const GuestVirt to = entry.pointer(member.offset);
     if (to.value == 0 || map.is_own(to)) continue;
-    out.push_back({"function_pointer", "/proc " + reader.name(one.pointer(name_)) + ": " + member.name,
-                   "its operations are at " + map.describe(to), entry + member.offset});
+    out.push_back({"function_pointer", "/proc " + reader.name(entry.pointer(name_)) + ": " + member.name,
+                   "its operations are at " + map.describe(to), at + member.offset});
   }
 }
 
+// Each is one read: it is a node among those of its folder (an rb_node: its parent, right, left), and may be a folder itself.
 void ProcEntries::check(Reader& reader, CodeMap& map, std::vector<Finding>& out) const {
-  // struct rwlock: as in tasks.cpp.
-  if (reader.get<std::uint8_t>(lock_) == std::uint8_t{0xff}) return;
-  std::vector<GuestVirt> folders{root_, {reader.word(net_root_)}};
-  std::vector<Finding> found;
-  for (std::size_t i = 0; i < folders.size() && found.size() < kToldMax; ++i) {
-    check_entry(reader, map, folders[i], found);
-    const auto nodes = walk_tree(reader, {reader.word(folders[i] + children_)}, kEntriesMax - folders.size());
-    if (!nodes) continue;
-    for (const GuestVirt node : *nodes) {
-      if (folders.size() < kEntriesMax) folders.push_back({node.value - node_});
+  if (reader.get<std::uint8_t>(lock_) == std::uint8_t{0xff}) return;  // somebody writes, as in tasks.cpp
+  std::vector<GuestVirt> entries{root_, {reader.word(net_root_)}};
+  const std::size_t before = out.size();
+  for (std::size_t i = 0; i < entries.size() && out.size() - before < kToldMax; ++i) {
+    Structure entry;
+    if (!entry.read(reader, entries[i], bytes_)) continue;
+    check_entry(reader, map, entries[i], entry, out);
+    const GuestVirt child = entry.pointer(children_), right = entry.pointer(node_ + 8), left = entry.pointer(node_ + 16);
+    for (const GuestVirt node : {child, right, left}) {
+      if (node.value != 0 && entries.size() < kEntriesMax) entries.push_back({node.value - node_});
     }
   }
-  out.insert(out.end(), found.begin(), found.end());
 }
 
 }  // namespace mhv::integrity

@@ -42,7 +42,7 @@ class ProcEntries {
   void check(Reader& reader, CodeMap& map, std::vector<Finding>& out) const;
 
  private:
-  void check_entry(Reader& reader, CodeMap& map, GuestVirt entry, std::vector<Finding>& out) const;
+  void check_entry(Reader& reader, CodeMap& map, GuestVirt at, const Structure& entry, std::vector<Finding>& out) const;
 
   GuestVirt root_, net_root_, lock_;
   std::uint32_t children_, node_, name_, operations_, inode_operations_, show_, bytes_;

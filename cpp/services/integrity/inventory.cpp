@@ -8,7 +8,7 @@ namespace {
 constexpr std::size_t kBuckets = 64;  // KPROBE_TABLE_SIZE
 constexpr std::size_t kProbesMax = 1u << 14;
 constexpr std::size_t kProgramsMax = 1u << 16;
-constexpr std::uint32_t kGone = 1, kDisabled = 2, kOptimised = 4, kByFtrace = 8;  // KPROBE_FLAG_*
+constexpr std::uint32_t kGone = 1, kDisabled = 2, kByFtrace = 8;  // KPROBE_FLAG_*
 
 }  // namespace
 
@@ -19,22 +19,34 @@ Probes::Probes(const Kernel& kernel)
       handler_(kernel.offset("kprobe", "pre_handler")),
       opcode_(kernel.offset("kprobe", "opcode")),
       flags_(kernel.offset("kprobe", "flags")),
-      copied_(kernel.offset("optimized_kprobe", "optinsn.copied_insn")) {}
+      copied_(kernel.offset("optimized_kprobe", "optinsn.copied_insn")),
+      optimiser_links_(kernel.offset("optimized_kprobe", "list")),
+      optimiser_probe_(kernel.offset("optimized_kprobe", "kp")) {
+  for (const char* name : {"optimizing_list", "unoptimizing_list", "freeing_list"}) {
+    if (const auto list = kernel.symbols().find(name)) optimiser_.push_back(*list);
+  }
+}
 
+void Probes::add(Reader& reader, GuestVirt probe, bool is_ending, std::vector<Probe>& out) const {
+  const auto flags = reader.get<std::uint32_t>(probe + flags_);
+  const auto opcode = reader.get<std::byte>(probe + opcode_);
+  if (!flags || !opcode) return;
+  Probe one{{reader.word(probe + at_)}, {reader.word(probe + handler_)}, (*flags & kByFtrace) != 0, is_ending || (*flags & (kGone | kDisabled)) != 0, {}};
+  one.was[0] = *opcode;
+  reader.read({probe.value - optimiser_probe_ + copied_}, std::span(one.was).subspan(1));  // only of one that can jump it says something
+  out.push_back(one);
+}
+
+// One that ends may be in the table no more, while its jump waits for the optimiser.
 std::vector<Probe> Probes::list(Reader& reader) const {
   std::vector<Probe> out;
   for (std::size_t i = 0; i < kBuckets; ++i) {
     GuestVirt link{reader.word(table_ + i * sizeof(GuestVirt))};
-    for (; link.value != 0 && out.size() < kProbesMax; link = {reader.word(link)}) {
-      const GuestVirt probe{link.value - links_};
-      const auto flags = reader.get<std::uint32_t>(probe + flags_);
-      const auto opcode = reader.get<std::byte>(probe + opcode_);
-      if (!flags || !opcode) break;
-      if ((*flags & (kGone | kDisabled)) != 0) continue;
-      Probe one{{reader.word(probe + at_)}, {reader.word(probe + handler_)}, (*flags & kOptimised) != 0, (*flags & kByFtrace) != 0, {}};
-      one.was[0] = *opcode;
-      if (one.jumps && !reader.read(probe + copied_, std::span(one.was).subspan(1))) continue;
-      out.push_back(one);
+    for (; link.value != 0 && out.size() < kProbesMax; link = {reader.word(link)}) add(reader, {link.value - links_}, false, out);
+  }
+  for (const GuestVirt list : optimiser_) {
+    for (const GuestVirt link : walk_list(reader, list, kProbesMax).value_or(std::vector<GuestVirt>{})) {
+      add(reader, {link.value - optimiser_links_ + optimiser_probe_}, true, out);
     }
   }
   return out;

@@ -12,9 +12,9 @@ namespace mhv::integrity {
 struct Probe {
   GuestVirt at;
   GuestVirt handler;               // called before the instruction; 0: only one behind it
-  bool jumps = false;              // optimised: five bytes were changed, not one
-  bool by_ftrace = false;          // none were
-  std::array<std::byte, 5> was{};  // what stood there
+  bool by_ftrace = false;          // no code was changed for it
+  bool is_ending = false;          // it is not called any more, but its change may still be there
+  std::array<std::byte, 5> was{};  // what stood there: one byte under int3, or five under a jump
 };
 // Thread-safe. The Kernel outlives it.
 class Probes {
@@ -24,8 +24,12 @@ class Probes {
   std::vector<Probe> list(Reader& reader) const;
 
  private:
+  void add(Reader& reader, GuestVirt probe, bool is_ending, std::vector<Probe>& out) const;
+
   GuestVirt table_;
   std::uint32_t links_, at_, handler_, opcode_, flags_, copied_;
+  std::vector<GuestVirt> optimiser_;  // its lists
+  std::uint32_t optimiser_links_ = 0, optimiser_probe_ = 0;
 };
 
 struct BpfProgram {

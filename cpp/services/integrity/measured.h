@@ -42,7 +42,7 @@ class Measured {
   std::size_t pages() const { return pages_.size(); }
 
  private:
-  using Buffer = std::array<std::byte, kPageSize>;
+  using Bytes = std::span<std::byte, kPageSize>;  // of one page
   using Marks = std::array<std::uint16_t, kPageSize / kGranule>;
   struct Page {
     GuestPhys phys;
@@ -53,16 +53,20 @@ class Measured {
   GuestVirt at(std::size_t page) const { return first_ + page * kPageSize; }
   static Changes finish(Changes changes);
   std::span<const Site> sites_of(std::size_t page) const;
-  bool read(const Reader& reader, std::size_t page, Buffer& out) const;
-  void blot(std::size_t page, Buffer& bytes) const;
-  void undo(std::size_t page, std::span<const Probe> probes, Buffer& bytes) const;
+  bool read(const Reader& reader, std::size_t page, std::size_t count, std::span<std::byte> out) const;
+  std::size_t together(std::size_t page) const;
+  void blot(std::size_t page, Bytes bytes) const;
+  void undo(std::size_t page, std::span<const Probe> probes, bool halfway, Bytes bytes) const;
   static std::uint16_t mark(const std::byte* granule);
-  void check_mappings(Reader& reader, Changes& out);
-  void check_page(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page,
-                  Changes& out);
+  void check_mappings(Reader& reader, bool all, Changes& out);
+  void check_all(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, Changes& out);
+  void check_suspects(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, Changes& out);
+  void check_page(Reader& reader, Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page, Changes& out);
+  void check_bytes(Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page, Bytes bytes, Changes& out);
 
   Range range_;
-  GuestVirt first_;  // its first page
+  GuestVirt first_;     // its first page
+  bool large_ = false;  // it is of large pages: few entries say where it is
   std::vector<Page> pages_;
   std::vector<Marks> marks_;
   std::vector<Site> sites_;

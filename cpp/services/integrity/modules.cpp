@@ -1,11 +1,15 @@
 #include "integrity/modules.h"
 
+#include <algorithm>
+#include <array>
+
 #include "base/error.h"
 #include "integrity/trees.h"
 
 namespace mhv::integrity {
 namespace {
 
+constexpr std::size_t kNameBytes = 56;  // MODULE_NAME_LEN
 constexpr std::uint32_t kLive = 0;
 constexpr std::uint64_t kModuleBytesMax = 256u << 20;
 constexpr std::uint64_t kCountMax = 1u << 16;
@@ -95,7 +99,10 @@ Module ModuleLists::describe(Reader& reader, GuestVirt at) const {
   out.at = at;
   Structure module;
   if (!module.read(reader, at, bytes_)) return out;
-  out.name = name_of(reader, at);
+  for (const char c : module.get<std::array<char, kNameBytes>>(name_)) {
+    if (c == '\0') break;
+    out.name += c >= ' ' && c <= '~' ? c : '?';
+  }
   if (folder_) out.serial = reader.word(module.pointer(*folder_) + *folder_id_);
   if (memories_) {
     add_memories(module, out);

@@ -36,7 +36,7 @@ inline constexpr std::uint64_t modules = data, kset = data + 0x20, tree = data +
                                prot = data + 0x200, key = data + 0x300, ftrace_list = data + 0x400, ftrace_end = data + 0x440,
                                ftrace_pages = data + 0x500, ftrace_page = data + 0x540, ftrace_records = data + 0x600, net = data + 0x1000,
                                proc_root = data + 0x2000, proc_lock = data + 0x2100, pid_ns = data + 0x2200, kprobes = data + 0x3000,
-                               programs = data + 0x3400, ksyms = data + 0x3500, queues = data + 0x4000, first_task = data + 0x6000;
+                               programs = data + 0x3400, ksyms = data + 0x3500, unoptimising = data + 0x3600, queues = data + 0x4000, first_task = data + 0x6000;
 inline constexpr std::uint64_t image_end = 0x78'0000, btf = 0x40'0000, symbols = 0x50'0000, tables = 0x60'0000;
 }  // namespace at
 
@@ -237,7 +237,7 @@ inline void MadeKernel::make_hooks() {
   put(heap(0x2100) + in::entry_show, kImage + at::operations);
   put(heap(0x2100) + in::entry_name, heap(0x2200));
   put_text(heap(0x2200), "tcp");
-  for (const std::uint64_t head : {at::ksyms}) link({kImage + head});
+  for (const std::uint64_t head : {at::ksyms, at::unoptimising}) link({kImage + head});
 }
 
 // What is named last at a place is its name.
@@ -294,6 +294,7 @@ inline void MadeKernel::make_symbols(std::size_t btf_bytes) {
   name(at::kprobes, "Dkprobe_table");
   name(at::programs, "Dprog_idr");
   name(at::ksyms, "Dbpf_kallsyms");
+  name(at::unoptimising, "Dunoptimizing_list");
   name(at::queues, "Drunqueues");
   name(at::first_task, "Dinit_task");
   name(at::data_end, "D_edata");
@@ -352,8 +353,8 @@ inline std::vector<std::byte> MadeKernel::types() {
   add("proc_dir_entry", 0x80, {{"subdir", pointer, in::children}, {"subdir_node", pointer, in::entry_node}, {"name", pointer, in::entry_name},
                                {"proc_ops", pointer, in::entry_ops}, {"proc_iops", pointer, in::entry_inode_ops}, {"seq_ops", pointer, in::entry_show}});
   const auto optimised = add("arch_optimized_insn", 16, {{"copied_insn", pointer, 0}});
-  add("kprobe", 0x60, {{"hlist", pointer, 0}, {"addr", pointer, 0x10}, {"pre_handler", pointer, 0x18}, {"opcode", number, 0x20}, {"flags", number, 0x24}});
-  add("optimized_kprobe", 0x80, {{"optinsn", optimised, 0x60}});
+  const auto kprobe = add("kprobe", 0x60, {{"hlist", pointer, 0}, {"addr", pointer, 0x10}, {"pre_handler", pointer, 0x18}, {"opcode", number, 0x20}, {"flags", number, 0x24}});
+  add("optimized_kprobe", 0x90, {{"kp", kprobe, 0}, {"list", pointer, 0x60}, {"optinsn", optimised, 0x70}});
   add("seq_operations", 32, {{"start", pointer, 0}, {"stop", pointer, 8}, {"next", pointer, 16}, {"show", pointer, 24}});
   add("bpf_ksym", 64, {{"start", pointer, 0}, {"end", pointer, 8}, {"lnode", pointer, 16}});
   return btf.bytes();
