@@ -199,7 +199,8 @@ void Checker::Impl::follow_modules(Reader& reader, CodeMap& map, std::vector<Fin
   for (auto& [at, known] : known_) {
     if (known.measured || !known.module.settled) continue;
     measure(reader, map, known);
-    if (known.measured) out.push_back({"module_loaded", known.module.name, std::to_string(known.module.text.bytes) + " bytes of code", at, false});
+    if (known.measured)
+      out.push_back({"module_loaded", known.module.name, std::to_string(known.module.text.bytes) + " bytes of code", at, false});
   }
 }
 
@@ -255,7 +256,9 @@ Checker::Checker(const Kernel& kernel, std::span<const Registers> registers) : i
 Checker::~Checker() = default;
 Checker::Checker(Checker&&) noexcept = default;
 
-std::vector<Finding> Checker::check(std::span<const Registers> registers, const Written* written) { return impl_->check(registers, written); }
+std::vector<Finding> Checker::check(std::span<const Registers> registers, const Written* written) {
+  return impl_->check(registers, written);
+}
 const std::vector<std::string>& Checker::unchecked() const { return impl_->unchecked(); }
 std::size_t Checker::measured_pages() const { return impl_->measured_pages(); }
 std::size_t Checker::measured_pointers() const { return impl_->measured_pointers(); }

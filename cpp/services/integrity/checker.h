@@ -4,8 +4,8 @@
 //   Checker checker(kernel, registers);                    // the trusted moment
 //   for each epoch: checker.check(registers, &written)     // what is wrong now
 //
-// A guest that is stopped meanwhile gives the exact answer. One that runs may be seen in the middle of a change; what that could be mistaken
-// for is looked at again, or told only when it is there at the next check too.
+// A guest that is stopped meanwhile gives the exact answer. One that runs may be seen in the middle of a change; what that could be
+// mistaken for is looked at again, or told only when it is there at the next check too.
 #pragma once
 
 #include <memory>
@@ -23,8 +23,8 @@ namespace mhv::integrity {
 // Not thread-safe. The Kernel outlives it.
 class Checker {
  public:
-  // What `kernel` is now is what it ought to be. `registers`: of each processor. Throws kBusy: the guest is starting, try again; kUnsupported:
-  // this kernel cannot be checked.
+  // What `kernel` is now is what it ought to be. `registers`: of each processor. Throws kBusy: the guest is starting, try again;
+  // kUnsupported: this kernel cannot be checked.
   Checker(const Kernel& kernel, std::span<const Registers> registers);
   ~Checker();
   Checker(Checker&&) noexcept;

@@ -24,7 +24,8 @@ void repeat(const Kernel& kernel, const Comparison& compare, std::vector<Finding
     if (!now || now->empty()) return;
     if (i != 0) {
       std::erase_if(*now, [&](const Finding& one) {
-        return std::ranges::none_of(hidden, [&](const Finding& other) { return one.address == other.address && one.detail == other.detail; });
+        return std::ranges::none_of(hidden,
+                                    [&](const Finding& other) { return one.address == other.address && one.detail == other.detail; });
       });
     }
     hidden = std::move(*now);
@@ -79,7 +80,8 @@ std::optional<std::vector<Finding>> compare_modules(const ModuleLists& lists, Gu
       if (!known.contains(module)) tell(module, "is in /sys/module, and not on the list of modules");
     }
     for (const Module& module : *listed) {
-      if (module.settled && std::ranges::find(*in_sysfs, module.at) == in_sysfs->end()) tell(module.at, "is on the list of modules, and not in /sys/module");
+      if (module.settled && std::ranges::find(*in_sysfs, module.at) == in_sysfs->end())
+        tell(module.at, "is on the list of modules, and not in /sys/module");
     }
   }
   if (in_tree) {
@@ -94,12 +96,14 @@ std::optional<std::vector<Finding>> compare_modules(const ModuleLists& lists, Gu
 
 void find_hidden_processes(const Kernel& kernel, const TaskLists& lists, std::vector<Finding>& out) {
   const GuestVirt first = kernel.symbol("init_task");
-  repeat(kernel, [&](Reader& reader) { return compare_tasks(lists, first, reader); }, out);
+  repeat(
+      kernel, [&](Reader& reader) { return compare_tasks(lists, first, reader); }, out);
 }
 
 void find_hidden_modules(const Kernel& kernel, const ModuleLists& lists, std::vector<Finding>& out) {
   const GuestVirt head = kernel.symbol("modules");
-  repeat(kernel, [&](Reader& reader) { return compare_modules(lists, head, reader); }, out);
+  repeat(
+      kernel, [&](Reader& reader) { return compare_modules(lists, head, reader); }, out);
 }
 
 }  // namespace mhv::integrity

@@ -8,11 +8,20 @@ namespace {
 
 using introspection::Kallsyms;
 
-constexpr std::string_view kDispatch[] = {"x64_sys_call",          "ia32_sys_call",         "x32_sys_call",
-                                          "do_syscall_64",         "do_int80_syscall_32",   "do_fast_syscall_32",
-                                          "do_SYSENTER_32",        "entry_SYSCALL_64",      "entry_SYSCALL_64_after_hwframe",
-                                          "entry_SYSCALL_compat",  "entry_SYSENTER_compat", "entry_INT80_compat",
-                                          "__do_fast_syscall_32", "syscall_return_via_sysret"};
+constexpr std::string_view kDispatch[] = {"x64_sys_call",
+                                          "ia32_sys_call",
+                                          "x32_sys_call",
+                                          "do_syscall_64",
+                                          "do_int80_syscall_32",
+                                          "do_fast_syscall_32",
+                                          "do_SYSENTER_32",
+                                          "entry_SYSCALL_64",
+                                          "entry_SYSCALL_64_after_hwframe",
+                                          "entry_SYSCALL_compat",
+                                          "entry_SYSENTER_compat",
+                                          "entry_INT80_compat",
+                                          "__do_fast_syscall_32",
+                                          "syscall_return_via_sysret"};
 constexpr std::string_view kTables[] = {"sys_call_table", "ia32_sys_call_table", "x32_sys_call_table"};
 constexpr std::size_t kBytesTold = 16;
 
@@ -57,8 +66,10 @@ void Explainer::sites(const Changes& changes, SiteJudge& judge, const char* kind
     const std::string subject = map_.describe(site.at);
     const GuestVirt to = judge.target_of(site);
     const char* const what = kind != nullptr ? kind : kind_of_text(subject.substr(0, subject.find('+')));
-    out_.push_back({what, subject, "where the kernel itself changes its code now stands " + bytes_at(site.at) +
-                                       (to.value != 0 ? ", which leads to " + map_.describe(to) : ""), site.at});
+    out_.push_back({what, subject,
+                    "where the kernel itself changes its code now stands " + bytes_at(site.at) +
+                        (to.value != 0 ? ", which leads to " + map_.describe(to) : ""),
+                    site.at});
   }
 }
 
@@ -70,8 +81,9 @@ void Explainer::kernel_text(const Changes& changes, SiteJudge& judge) {
     const std::string symbol = symbol_of(reader_.kernel(), granule);
     if (symbol == last || out_.size() >= kFindingsMax) continue;
     last = symbol;
-    out_.push_back({kind_of_text(symbol), symbol, "its code was changed; at " + describe_symbol(reader_.kernel(), granule) + " now stands " +
-                                                      bytes_at(granule), granule});
+    out_.push_back({kind_of_text(symbol), symbol,
+                    "its code was changed; at " + describe_symbol(reader_.kernel(), granule) + " now stands " + bytes_at(granule),
+                    granule});
   }
 }
 
@@ -100,8 +112,8 @@ void Explainer::kernel_rodata(const Changes& changes) {
     const std::string symbol = symbol_of(reader_.kernel(), granule);
     if (told || symbol == last || out_.size() >= kFindingsMax) continue;
     last = symbol;
-    out_.push_back({"kernel_rodata", symbol, "it was changed; at " + describe_symbol(reader_.kernel(), granule) + " now stands " + bytes_at(granule),
-                    granule});
+    out_.push_back({"kernel_rodata", symbol,
+                    "it was changed; at " + describe_symbol(reader_.kernel(), granule) + " now stands " + bytes_at(granule), granule});
   }
 }
 
@@ -111,8 +123,10 @@ void Explainer::module(const std::string& name, bool text, const Changes& change
   sites(changes, judge, kind);
   if (changes.granules.empty()) return;
   const GuestVirt first = changes.granules.front();
-  out_.push_back({kind, name, std::to_string(changes.granules.size()) + " places were changed; at " + map_.describe(first) + " now stands " +
-                                  bytes_at(first), first});
+  out_.push_back(
+      {kind, name,
+       std::to_string(changes.granules.size()) + " places were changed; at " + map_.describe(first) + " now stands " + bytes_at(first),
+       first});
 }
 
 void check_syscall_tables(Reader& reader, const Image& image, const CodeMap& map, std::vector<Finding>& out) {
@@ -144,7 +158,8 @@ void check_operations(Reader& reader, const Image& image, CodeMap& map, std::vec
     for (std::uint64_t at = 0; at + sizeof(GuestVirt) <= bytes && out.size() < kFindingsMax; at += sizeof(GuestVirt)) {
       const GuestVirt to{reader.word(symbol.at + at)};
       if (to.value < kKernelSpace || map.is_own(to) || map.is_made(to)) continue;
-      out.push_back({"function_pointer", describe_pointer(reader.kernel(), symbol.at + at), "leads to " + map.describe(to), symbol.at + at});
+      out.push_back(
+          {"function_pointer", describe_pointer(reader.kernel(), symbol.at + at), "leads to " + map.describe(to), symbol.at + at});
     }
   }
 }

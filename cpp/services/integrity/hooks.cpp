@@ -21,7 +21,8 @@ NetfilterHooks::NetfilterHooks(const Kernel& kernel) {
     const char* name;
     const char* member;
   };
-  for (const Name& one : {Name{"ipv4", "hooks_ipv4"}, Name{"ipv6", "hooks_ipv6"}, Name{"arp", "hooks_arp"}, Name{"bridge", "hooks_bridge"}}) {
+  for (const Name& one :
+       {Name{"ipv4", "hooks_ipv4"}, Name{"ipv6", "hooks_ipv6"}, Name{"arp", "hooks_arp"}, Name{"bridge", "hooks_bridge"}}) {
     const auto field = kernel.types().field("netns_nf", one.member);
     if (!field) continue;
     families_.push_back({one.name, net + nf + field->offset, static_cast<std::uint32_t>(kernel.types().size_of(field->type) / 8)});

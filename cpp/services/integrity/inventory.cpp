@@ -31,7 +31,11 @@ void Probes::add(Reader& reader, GuestVirt probe, bool is_ending, std::vector<Pr
   const auto flags = reader.get<std::uint32_t>(probe + flags_);
   const auto opcode = reader.get<std::byte>(probe + opcode_);
   if (!flags || !opcode) return;
-  Probe one{{reader.word(probe + at_)}, {reader.word(probe + handler_)}, (*flags & kByFtrace) != 0, is_ending || (*flags & (kGone | kDisabled)) != 0, {}};
+  Probe one{{reader.word(probe + at_)},
+            {reader.word(probe + handler_)},
+            (*flags & kByFtrace) != 0,
+            is_ending || (*flags & (kGone | kDisabled)) != 0,
+            {}};
   one.was[0] = *opcode;
   reader.read({probe.value - optimiser_probe_ + copied_}, std::span(one.was).subspan(1));  // only of one that can jump it says something
   out.push_back(one);

@@ -144,7 +144,8 @@ void Measured::check_page(Reader& reader, Digester& digester, SiteJudge& judge, 
   }
 }
 
-void Measured::check_bytes(Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page, Bytes bytes, Changes& out) {
+void Measured::check_bytes(Digester& digester, SiteJudge& judge, std::span<const Probe> probes, std::size_t page, Bytes bytes,
+                           Changes& out) {
   Page& known = pages_[page];
   known.suspect = true;  // until it is found right
   const Digest whole = digester(bytes);

@@ -14,7 +14,7 @@ struct Module {
   GuestVirt at;  // its struct module
   std::string name;
   std::uint64_t serial = 0;  // of its folder in /sys: another each time it is loaded; 0: not known
-  bool settled = false;  // its start is over, and its end has not begun: nobody writes to what is fixed
+  bool settled = false;      // its start is over, and its end has not begun: nobody writes to what is fixed
   Range text;
   std::vector<Range> fixed;   // text and read-only data
   std::vector<Range> memory;  // all of it

@@ -29,12 +29,15 @@ constexpr Family kFamilies[] = {{"proc_ops", "proc_ops"},
                                 {"_aops", "address_space_operations"},
                                 {"_seq_op", "seq_operations"}};
 constexpr const char* kMembers[] = {
-    "start", "stop", "next", "show", "llseek", "read", "write", "read_iter", "write_iter", "iterate", "iterate_shared", "poll",
-    "unlocked_ioctl", "compat_ioctl", "mmap", "open", "flush", "release", "fsync", "splice_read", "splice_write", "lookup", "permission",
-    "create", "link", "unlink", "mkdir", "rmdir", "rename", "setattr", "getattr", "listxattr", "readlink", "get_link", "proc_open",
-    "proc_read", "proc_read_iter", "proc_write", "proc_lseek", "proc_release", "proc_poll", "proc_ioctl", "proc_mmap", "d_revalidate",
-    "d_hash", "d_compare", "d_delete", "alloc_inode", "destroy_inode", "statfs", "put_super", "read_folio", "writepage", "writepages",
-    "dirty_folio", "close", "connect", "accept", "ioctl", "init", "destroy", "sendmsg", "recvmsg", "bind", "hash", "unhash", "get_port"};
+    "start",         "stop",       "next",           "show",         "llseek",         "read",         "write",       "read_iter",
+    "write_iter",    "iterate",    "iterate_shared", "poll",         "unlocked_ioctl", "compat_ioctl", "mmap",        "open",
+    "flush",         "release",    "fsync",          "splice_read",  "splice_write",   "lookup",       "permission",  "create",
+    "link",          "unlink",     "mkdir",          "rmdir",        "rename",         "setattr",      "getattr",     "listxattr",
+    "readlink",      "get_link",   "proc_open",      "proc_read",    "proc_read_iter", "proc_write",   "proc_lseek",  "proc_release",
+    "proc_poll",     "proc_ioctl", "proc_mmap",      "d_revalidate", "d_hash",         "d_compare",    "d_delete",    "alloc_inode",
+    "destroy_inode", "statfs",     "put_super",      "read_folio",   "writepage",      "writepages",   "dirty_folio", "close",
+    "connect",       "accept",     "ioctl",          "init",         "destroy",        "sendmsg",      "recvmsg",     "bind",
+    "hash",          "unhash",     "get_port"};
 
 const Family* family_of(std::string_view symbol) {
   const auto found = std::ranges::find_if(kFamilies, [&](const Family& family) { return symbol.ends_with(family.ending); });

@@ -36,17 +36,20 @@ void Processors::check_one(const Kernel& kernel, const Image& image, std::size_t
   }
   const GuestVirt lstar{now.lstar};
   if (now.lstar != trusted_.lstar || (entry_.value != 0 && now.lstar != 0 && lstar != entry_)) {
-    tell("lstar", "system calls enter at " + (image.text.has(lstar) ? describe_symbol(kernel, lstar) : hex(now.lstar)) + ", and entered at " +
-                      describe_symbol(kernel, {trusted_.lstar}), lstar);
+    tell("lstar",
+         "system calls enter at " + (image.text.has(lstar) ? describe_symbol(kernel, lstar) : hex(now.lstar)) + ", and entered at " +
+             describe_symbol(kernel, {trusted_.lstar}),
+         lstar);
   }
   struct Bit {
     const char* kind;
     const char* name;
     std::uint64_t was, is, mask;
   };
-  for (const Bit& bit : {Bit{"cr0_wp", "CR0.WP", trusted_.cr0, now.cr0, kCr0WriteProtect}, Bit{"smep", "CR4.SMEP", trusted_.cr4, now.cr4, kCr4Smep},
-                         Bit{"smap", "CR4.SMAP", trusted_.cr4, now.cr4, kCr4Smap}, Bit{"umip", "CR4.UMIP", trusted_.cr4, now.cr4, kCr4Umip},
-                         Bit{"efer_nx", "EFER.NXE", trusted_.efer, now.efer, kEferNoExecute}}) {
+  for (const Bit& bit :
+       {Bit{"cr0_wp", "CR0.WP", trusted_.cr0, now.cr0, kCr0WriteProtect}, Bit{"smep", "CR4.SMEP", trusted_.cr4, now.cr4, kCr4Smep},
+        Bit{"smap", "CR4.SMAP", trusted_.cr4, now.cr4, kCr4Smap}, Bit{"umip", "CR4.UMIP", trusted_.cr4, now.cr4, kCr4Umip},
+        Bit{"efer_nx", "EFER.NXE", trusted_.efer, now.efer, kEferNoExecute}}) {
     if ((bit.was & bit.mask) != 0 && (bit.is & bit.mask) == 0) tell(bit.kind, std::string(bit.name) + " was set and is clear");
   }
   // Of a process's own tables; those that it uses in user mode may lack most of the kernel.
@@ -71,7 +74,8 @@ void Processors::check_gates(Reader& reader, const Image& image, std::vector<Fin
     constexpr std::uint16_t kPresent = 0x8000;
     if (now[i] == gates_[i] && ((now[i].bits & kPresent) == 0 || image.all.has(now[i].handler()))) continue;
     out.push_back({"idt", "vector " + std::to_string(i),
-                   "leads to " + (image.text.has(now[i].handler()) ? describe_symbol(kernel_, now[i].handler()) : hex(now[i].handler().value)) +
+                   "leads to " +
+                       (image.text.has(now[i].handler()) ? describe_symbol(kernel_, now[i].handler()) : hex(now[i].handler().value)) +
                        ", and led to " + describe_symbol(kernel_, gates_[i].handler()),
                    GuestVirt{trusted_.idt_base} + i * sizeof(Gate)});
   }

@@ -73,7 +73,8 @@ void add_static_calls(Reader& reader, GuestVirt table, std::size_t count, const 
     const GuestVirt at = relative(entry + offsetof(StaticCallEntry, code), entries[i].code);
     const GuestVirt key = relative(entry + offsetof(StaticCallEntry, key), entries[i].key);
     if (!text.has(at)) continue;
-    const bool conditional = reader.get<std::uint8_t>(at) == std::uint8_t{0x0f} && (reader.get<std::uint8_t>(at + 1).value_or(0) & 0xf0) == 0x80;
+    const bool conditional =
+        reader.get<std::uint8_t>(at) == std::uint8_t{0x0f} && (reader.get<std::uint8_t>(at + 1).value_or(0) & 0xf0) == 0x80;
     out.push_back({at, {key.value & ~kFlags}, Site::Kind::kStaticCall, static_cast<std::uint8_t>(conditional ? 6 : 5)});
   }
 }
@@ -100,7 +101,8 @@ void add_traced(Reader& reader, const Range& text, std::vector<Site>& out) {
   const std::uint64_t bytes = record ? kernel.types().size_of(*record) : 0;
   if (!first || !next || !records || !count || !ip || bytes < ip->offset + 8 || bytes > 64) return;
   GuestVirt page{reader.word(*first)};
-  for (std::size_t i = 0; i < kRecordPagesMax && page.value != 0 && out.size() < kSitesMax; ++i, page = {reader.word(page + next->offset)}) {
+  for (std::size_t i = 0; i < kRecordPagesMax && page.value != 0 && out.size() < kSitesMax;
+       ++i, page = {reader.word(page + next->offset)}) {
     const auto used = reader.get<std::int32_t>(page + count->offset);
     const GuestVirt array{reader.word(page + records->offset)};
     if (!used || *used <= 0 || *used > (1 << 16)) continue;

@@ -26,8 +26,8 @@ inline constexpr std::uint64_t kIdt = 0xffff'fe00'0000'0000, kIdtPhys = 28 << 20
 
 // Where things are in the image.
 namespace at {
-inline constexpr std::uint64_t text = 0, text_end = 0x1'0000;                    // a function every 64 bytes
-inline constexpr std::uint64_t rodata = 0x20'0000, rodata_end = 0x20'8000;       // 8 pages
+inline constexpr std::uint64_t text = 0, text_end = 0x1'0000;               // a function every 64 bytes
+inline constexpr std::uint64_t rodata = 0x20'0000, rodata_end = 0x20'8000;  // 8 pages
 inline constexpr std::uint64_t syscalls = rodata, operations = rodata + 0x1000, banner = rodata + 0x1100, jumps = rodata + 0x2000,
                                calls = rodata + 0x3000, offsets = rodata + 0x3800;
 inline constexpr std::uint64_t data = 0x30'0000, data_end = 0x31'0000;
@@ -36,7 +36,8 @@ inline constexpr std::uint64_t modules = data, kset = data + 0x20, tree = data +
                                prot = data + 0x200, key = data + 0x300, ftrace_list = data + 0x400, ftrace_end = data + 0x440,
                                ftrace_pages = data + 0x500, ftrace_page = data + 0x540, ftrace_records = data + 0x600, net = data + 0x1000,
                                proc_root = data + 0x2000, proc_lock = data + 0x2100, pid_ns = data + 0x2200, kprobes = data + 0x3000,
-                               programs = data + 0x3400, ksyms = data + 0x3500, unoptimising = data + 0x3600, queues = data + 0x4000, first_task = data + 0x6000;
+                               programs = data + 0x3400, ksyms = data + 0x3500, unoptimising = data + 0x3600, queues = data + 0x4000,
+                               first_task = data + 0x6000;
 inline constexpr std::uint64_t image_end = 0x78'0000, btf = 0x40'0000, symbols = 0x50'0000, tables = 0x60'0000;
 }  // namespace at
 
@@ -48,15 +49,15 @@ inline constexpr std::uint64_t kRead = 1, kWrite = 2, kDispatch = 3, kEntry = 4,
 
 // Offsets of members.
 namespace in {
-inline constexpr std::uint32_t state = 0, list = 8, name = 24, kobject = 0x60, core = 0x100, init = 0x180;              // module
+inline constexpr std::uint32_t state = 0, list = 8, name = 24, kobject = 0x60, core = 0x100, init = 0x180;                 // module
 inline constexpr std::uint32_t base = 0, size = 8, text_size = 12, ro_size = 16, late_size = 20, node = 24, node_mod = 0;  // module_layout
 inline constexpr std::uint32_t tasks = 0x10, pid = 0x20, tgid = 0x24, comm = 0x28, exit_state = 0x38, signal = 0x40, thread = 0x48,
-                               entity = 0x60, links = 0x90;                  // task_struct
-inline constexpr std::uint32_t current = 0x10, fair = 0x20, processor = 8;  // rq
+                               entity = 0x60, links = 0x90;                                                // task_struct
+inline constexpr std::uint32_t current = 0x10, fair = 0x20, processor = 8;                                 // rq
 inline constexpr std::uint32_t function = 0, next = 8, flags = 16, trampoline = 24, trampoline_size = 32;  // ftrace_ops
-inline constexpr std::uint32_t hooks = 0x40, proc_net = 0x100;              // net
+inline constexpr std::uint32_t hooks = 0x40, proc_net = 0x100;                                             // net
 inline constexpr std::uint32_t children = 0x10, entry_node = 0x20, entry_name = 0x40, entry_ops = 0x48, entry_inode_ops = 0x50,
-                               entry_show = 0x58;                            // proc_dir_entry
+                               entry_show = 0x58;  // proc_dir_entry
 }  // namespace in
 
 class MadeKernel {
@@ -180,7 +181,7 @@ inline void MadeKernel::make_modules() {
     put(one + in::core + in::ro_size, 0x5000);
     put(one + in::core + in::late_size, 0x6000);
     links.push_back(one + in::list);
-    put(one + in::kobject + 0x40, one);  // module_kobject.mod
+    put(one + in::kobject + 0x40, one);                    // module_kobject.mod
     put(one + in::kobject + 0x18, heap(0x6000) + i * 64);  // its folder, and that's serial number
     put(heap(0x6000) + i * 64, i + 7);
     objects.push_back(one + in::kobject + 8);
@@ -322,21 +323,37 @@ inline std::vector<std::byte> MadeKernel::types() {
     for (const Member& member : members) btf.member(member.name, member.type, member.offset * 8);
     return type;
   };
-  const auto layout = add("module_layout", 64, {{"base", pointer, in::base}, {"size", number, in::size}, {"text_size", number, in::text_size},
-                                                {"ro_size", number, in::ro_size}, {"ro_after_init_size", number, in::late_size}});
+  const auto layout = add("module_layout", 64,
+                          {{"base", pointer, in::base},
+                           {"size", number, in::size},
+                           {"text_size", number, in::text_size},
+                           {"ro_size", number, in::ro_size},
+                           {"ro_after_init_size", number, in::late_size}});
   add("kset", 64, {{"list", pointer, 8}});
   const auto object = add("kobject", 64, {{"entry", pointer, 8}, {"sd", pointer, 0x18}});
   add("kernfs_node", 64, {{"id", pointer, 0}});
   const auto module_object = add("module_kobject", 128, {{"kobj", object, 0}, {"mod", pointer, 0x40}});
-  add("module", 0x400, {{"state", number, in::state}, {"list", pointer, in::list}, {"name", pointer, in::name}, {"core_layout", layout, in::core},
-                        {"init_layout", layout, in::init}, {"mkobj", module_object, in::kobject}});
+  add("module", 0x400,
+      {{"state", number, in::state},
+       {"list", pointer, in::list},
+       {"name", pointer, in::name},
+       {"core_layout", layout, in::core},
+       {"init_layout", layout, in::init},
+       {"mkobj", module_object, in::kobject}});
   add("mutex", 32, {{"owner", pointer, 0}});
   add("latch_tree_root", 24, {{"seq", number, 0}, {"tree", pointer, 8}});
   add("mod_tree_node", 56, {{"mod", pointer, 0}, {"node", pointer, 8}});
   const auto entity = add("sched_entity", 32, {{"group_node", pointer, 0}});
-  add("task_struct", 0x200, {{"tasks", pointer, in::tasks}, {"pid", number, in::pid}, {"tgid", number, in::tgid}, {"comm", pointer, in::comm},
-                             {"exit_state", number, in::exit_state}, {"signal", pointer, in::signal}, {"thread_node", pointer, in::thread},
-                             {"se", entity, in::entity}, {"pid_links", pointer, in::links}});
+  add("task_struct", 0x200,
+      {{"tasks", pointer, in::tasks},
+       {"pid", number, in::pid},
+       {"tgid", number, in::tgid},
+       {"comm", pointer, in::comm},
+       {"exit_state", number, in::exit_state},
+       {"signal", pointer, in::signal},
+       {"thread_node", pointer, in::thread},
+       {"se", entity, in::entity},
+       {"pid_links", pointer, in::links}});
   add("signal_struct", 64, {{"thread_head", pointer, 0}});
   const auto array = add("xarray", 16, {{"xa_head", pointer, 0}});
   const auto idr = add("idr", 24, {{"idr_rt", array, 0}});
@@ -346,14 +363,25 @@ inline std::vector<std::byte> MadeKernel::types() {
   add("rq", 0x100, {{"curr", pointer, in::current}, {"cfs_tasks", pointer, in::fair}, {"cpu", number, in::processor}});
   const auto nf = add("netns_nf", 64, {{"hooks_ipv4", places, 0}});
   add("net", 0x200, {{"nf", nf, in::hooks}, {"proc_net", pointer, in::proc_net}});
-  add("ftrace_ops", 64, {{"func", pointer, in::function}, {"next", pointer, in::next}, {"flags", pointer, in::flags},
-                         {"trampoline", pointer, in::trampoline}, {"trampoline_size", pointer, in::trampoline_size}});
+  add("ftrace_ops", 64,
+      {{"func", pointer, in::function},
+       {"next", pointer, in::next},
+       {"flags", pointer, in::flags},
+       {"trampoline", pointer, in::trampoline},
+       {"trampoline_size", pointer, in::trampoline_size}});
   add("ftrace_page", 24, {{"next", pointer, 0}, {"records", pointer, 8}, {"index", number, 16}});
   add("dyn_ftrace", 16, {{"ip", pointer, 0}});
-  add("proc_dir_entry", 0x80, {{"subdir", pointer, in::children}, {"subdir_node", pointer, in::entry_node}, {"name", pointer, in::entry_name},
-                               {"proc_ops", pointer, in::entry_ops}, {"proc_iops", pointer, in::entry_inode_ops}, {"seq_ops", pointer, in::entry_show}});
+  add("proc_dir_entry", 0x80,
+      {{"subdir", pointer, in::children},
+       {"subdir_node", pointer, in::entry_node},
+       {"name", pointer, in::entry_name},
+       {"proc_ops", pointer, in::entry_ops},
+       {"proc_iops", pointer, in::entry_inode_ops},
+       {"seq_ops", pointer, in::entry_show}});
   const auto optimised = add("arch_optimized_insn", 16, {{"copied_insn", pointer, 0}});
-  const auto kprobe = add("kprobe", 0x60, {{"hlist", pointer, 0}, {"addr", pointer, 0x10}, {"pre_handler", pointer, 0x18}, {"opcode", number, 0x20}, {"flags", number, 0x24}});
+  const auto kprobe = add(
+      "kprobe", 0x60,
+      {{"hlist", pointer, 0}, {"addr", pointer, 0x10}, {"pre_handler", pointer, 0x18}, {"opcode", number, 0x20}, {"flags", number, 0x24}});
   add("optimized_kprobe", 0x90, {{"kp", kprobe, 0}, {"list", pointer, 0x60}, {"optinsn", optimised, 0x70}});
   add("seq_operations", 32, {{"start", pointer, 0}, {"stop", pointer, 8}, {"next", pointer, 16}, {"show", pointer, 24}});
   add("bpf_ksym", 64, {{"start", pointer, 0}, {"end", pointer, 8}, {"lnode", pointer, 16}});
