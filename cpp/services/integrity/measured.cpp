@@ -218,7 +218,8 @@ Changes Measured::check_again(Reader& reader, Digester& digester, SiteJudge& jud
 // A site that two pages share is told once.
 Changes Measured::finish(Changes changes) {
   std::ranges::sort(changes.sites, {}, &Site::at);
-  changes.sites.erase(std::ranges::unique(changes.sites, {}, &Site::at).begin(), changes.sites.end());
+  const auto is_same = [](const Site& a, const Site& b) { return a.at == b.at; };
+  changes.sites.erase(std::unique(changes.sites.begin(), changes.sites.end(), is_same), changes.sites.end());
   std::ranges::sort(changes.granules);
   return changes;
 }

@@ -120,8 +120,8 @@ std::vector<Site> only_good(Reader& reader, CodeMap& map, std::vector<Site> site
   SiteJudge judge(reader, map);
   std::erase_if(sites, [&](const Site& site) { return judge.judge(site) == SiteState::kWrong; });
   std::ranges::stable_sort(sites, {}, &Site::at);
-  const auto rest = std::ranges::unique(sites, [](const Site& a, const Site& b) { return b.at - a.at < a.bytes; });
-  sites.erase(rest.begin(), rest.end());
+  const auto overlap = [](const Site& a, const Site& b) { return b.at - a.at < a.bytes; };
+  sites.erase(std::unique(sites.begin(), sites.end(), overlap), sites.end());
   return sites;
 }
 
