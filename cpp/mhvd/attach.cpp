@@ -59,7 +59,8 @@ std::uint32_t push(std::vector<Fd>& fds, Fd fd) {
 
 void check_facts(const DomainFacts& facts, const protocol::ServiceOptions& options) {
   refuse_unsupported(facts);
-  check_disk_policy(facts.disks, options.checkpoint_disks());
+  const auto& services = options.services();
+  if (std::ranges::find(services, "checkpoint") != services.end()) check_disk_policy(facts.disks, options.checkpoint_disks());
 }
 
 // Migrating QEMUs are left alone: their memory is not theirs yet, or no longer.

@@ -29,6 +29,8 @@ class Guests {
   // The reply that ends the request, without an id; `progress` gets those before it. Throws mhv::Error.
   protocol::Reply handle(const protocol::Request& request, std::span<const int> fds, const ReplyFn& progress);
   protocol::StatusReply status(const std::string& guest);
+  // Adds what this host can do of layers to what it can do at all: one of them is started in its sandbox, to say how it is used.
+  void test_layers(protocol::SelfTestReply& reply);
   void begin_stop();
   void poke(const std::string& uuid);
   void poke_all();

@@ -1,7 +1,11 @@
 // Which layers there are, and which of them a guest has.
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "mhvd/guests.h"
+#include "stack/arbiter.h"
+#include "stack/builtin.h"
 
 namespace mhv::mhvd {
 namespace {
@@ -10,9 +14,33 @@ bool has(const protocol::ServiceOptions& options, const std::string& service) {
   return std::ranges::find(options.services(), service) != options.services().end();
 }
 
+std::string said(const Error& error) { return error.hint().empty() ? error.what() : std::string(error.what()) + "; " + error.hint(); }
+
 }  // namespace
 
 void Guests::check_services(const protocol::ServiceOptions& options) const { layers_.registry.check(options); }
+
+void Guests::test_layers(protocol::SelfTestReply& reply) {
+  std::string reason = reply.capabilities_size() == 0 ? "" : reply.capabilities(0).reason();
+  bool tested = false;
+  for (const LayerPackage& package : layers_.registry.all()) {
+    protocol::Capability& capability = *reply.add_capabilities();
+    capability.set_service(package.manifest.name);
+    try {
+      stack::arbitrate(std::array{stack::built_in("checkpoint"), package.manifest});
+    } catch (const Error& error) {
+      capability.set_reason(said(error));
+      continue;
+    }
+    try {
+      if (reason.empty() && !std::exchange(tested, true)) test_jail(config_, layers_.users, package);
+    } catch (const Error& error) {
+      reason = said(error);
+    }
+    capability.set_available(reason.empty());
+    capability.set_reason(reason);
+  }
+}
 
 void Guests::add_service(const protocol::ServiceAdd& request) {
   const auto guest = find(request.guest());

@@ -23,8 +23,9 @@ class LayerProcess {
   LayerProcess& operator=(const LayerProcess&) = delete;
 
   int pidfd() const { return pidfd_.get(); }  // readable when it has ended
-  // Why it ended, once that is readable.
+  // How it ended, once that is readable.
   std::string reap();
+  static constexpr const char* kWell = "its process exited with status 0";
 
  private:
   pid_t pid_;

@@ -15,12 +15,24 @@ namespace {
 constexpr std::size_t kSubuidBytesMax = 1 << 20;
 constexpr SubordinateIds kIdsOfRoot{0x7f000000, 65536};  // it may use any, and these are nobody's
 constexpr int kEndsInMs = 100;
-constexpr std::uint32_t kProcessesMax = 32;              // threads count, too
+constexpr int kTestMs = 10'000;
+constexpr std::uint32_t kProcessesMax = 32;  // threads count, too
 
 template <typename T>
 bool take_number(std::string_view text, T& out) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
   return error == std::errc{} && end == text.data() + text.size();
+}
+
+std::vector<std::string> jail_arguments(const LayerPackage& package, uid_t user, std::size_t descriptors) {
+  const stack::Resources& resources = package.manifest.resources;
+  return {"--package",     package.folder,
+          "--program",     package.manifest.program,
+          "--uid",         std::to_string(user),
+          "--memory-mib",  std::to_string(resources.memory_mib),
+          "--cpu-percent", std::to_string(resources.cpu_percent),
+          "--pids",        std::to_string(kProcessesMax),
+          "--descriptors", std::to_string(descriptors)};
 }
 
 }  // namespace
@@ -64,17 +76,30 @@ void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation
   if (const auto old = running_.find(package.manifest.name); old != running_.end()) drop(old);
   const uid_t user = users_.take();
   try {
-    const std::vector<std::string> arguments{"--package",     package.folder,
-                                             "--program",     package.manifest.program,
-                                             "--uid",         std::to_string(user),
-                                             "--memory-mib",  std::to_string(package.manifest.resources.memory_mib),
-                                             "--cpu-percent", std::to_string(package.manifest.resources.cpu_percent),
-                                             "--pids",        std::to_string(kProcessesMax),
-                                             "--descriptors", std::to_string(fds.size())};
-    running_[package.manifest.name] = {generation, user, std::make_unique<LayerProcess>(config_.jail, arguments, fds)};
+    running_[package.manifest.name] = {generation, user,
+                                       std::make_unique<LayerProcess>(config_.jail, jail_arguments(package, user, fds.size()), fds)};
   } catch (...) {
     users_.give_back(user);
     throw;
+  }
+}
+
+void test_jail(const Config& config, LayerUsers& users, const LayerPackage& package) {
+  const uid_t user = users.take();
+  std::string ended;
+  try {
+    std::vector<std::string> arguments = jail_arguments(package, user, 0);
+    arguments.insert(arguments.end(), {"--", "--help"});
+    LayerProcess process(config.jail, arguments, {});
+    pollfd polled{process.pidfd(), POLLIN, 0};
+    ended = ::poll(&polled, 1, kTestMs) == 1 ? process.reap() : "it does not end";
+  } catch (...) {
+    users.give_back(user);
+    throw;
+  }
+  users.give_back(user);
+  if (ended != LayerProcess::kWell) {
+    throw Error(Code::kUnsupported, "a layer cannot be started in its sandbox: " + ended, "mhvd's log says why, in lines of mhv-jail");
   }
 }
 

@@ -38,6 +38,9 @@ struct SubordinateIds {
 };
 SubordinateIds parse_subuid(const std::string& text, const std::string& user, uid_t uid);
 
+// Starts a layer's program in its sandbox, to say how it is used. Throws kUnsupported: this host cannot isolate it.
+void test_jail(const Config& config, LayerUsers& users, const LayerPackage& package);
+
 // The layers are in what the worker asks for, and `memory` is what they may read. One thread at a time.
 class LayerProcesses {
  public:

@@ -66,6 +66,7 @@ int serve(Config config) {
       protocol::Reply reply;
       if (request.has_self_test()) {
         *reply.mutable_self_test() = self_test(broker, libvirt);
+        guests.test_layers(*reply.mutable_self_test());
       } else if (request.has_status()) {
         *reply.mutable_status() = guests.status(request.status().guest());
         reply.mutable_status()->set_broker_alive(broker.ping());

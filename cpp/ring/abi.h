@@ -14,7 +14,7 @@
 //   kRequest     JSON {"method", "arguments"}              kAnswer      JSON {"result"} or {"error": {"code", "message", "hint"}}, same id
 //   kRead        Read                                      kBytes       the bytes, same id; none: that is not RAM, or was not claimed
 //   kAlert       JSON {"severity": "info"|"warning"|"critical", "title", "detail": {...}}
-//   kAsk         JSON {"action": "checkpoint"|"pause"|"hold"|"release"|"rollback"|"stop", "reason"}
+//   kAsk         JSON {"action": "checkpoint"|"pause"|"hold"|"release"|"rollback"|"stop", "reason", ["before_ns"]}
 //   kLog         text
 //
 // A text longer than kPayloadMax comes in parts: all but the last have kMore, and all the same type and id. All integers are

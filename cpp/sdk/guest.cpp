@@ -51,16 +51,18 @@ bool Guest::kernel_is_there() const {
   return banner == kernel_->banner();
 }
 
-const introspection::Kernel& Guest::kernel() {
-  if (kernel_ && kernel_is_there()) return *kernel_;
+const introspection::Kernel& Guest::kernel() { return *shared_kernel(); }
+
+std::shared_ptr<const introspection::Kernel> Guest::shared_kernel() {
+  if (kernel_ && kernel_is_there()) return kernel_;
   kernel_.reset();
   if (vcpus_.empty()) {
     throw Error(Code::kUnsupported, "the guest's processors are not known",
                 "claim \"vcpu\": \"read\" in the manifest, and wait for the first epoch");
   }
   const ring::Vcpu& vcpu = vcpus_.front();
-  kernel_ = std::make_unique<introspection::Kernel>(*this, introspection::Paging{vcpu.cr3, (vcpu.cr4 & kFiveLevels) != 0});
-  return *kernel_;
+  kernel_ = std::make_shared<introspection::Kernel>(*this, introspection::Paging{vcpu.cr3, (vcpu.cr4 & kFiveLevels) != 0});
+  return kernel_;
 }
 
 introspection::AddressSpace Guest::process(std::int32_t pid) {

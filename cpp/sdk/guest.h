@@ -47,6 +47,8 @@ class Guest final : public introspection::PhysicalMemory {
   // The Linux that runs there, found when it is first asked for (some 10 ms) and again after a reboot. Throws kUnsupported: it is none,
   // is not up yet, or processors and memory were not claimed.
   const introspection::Kernel& kernel();
+  // The same, for what is kept over epochs: another one means that the guest has started again.
+  std::shared_ptr<const introspection::Kernel> shared_kernel();
   // The memory of a process. Throws kNotFound: no such process, or it is a thread of the kernel.
   introspection::AddressSpace process(std::int32_t pid);
 
@@ -61,7 +63,7 @@ class Guest final : public introspection::PhysicalMemory {
   std::vector<ring::Vcpu> vcpus_;
   std::vector<ring::PageRange> written_;
   bool written_all_ = false;
-  std::unique_ptr<introspection::Kernel> kernel_;
+  std::shared_ptr<const introspection::Kernel> kernel_;
 };
 
 }  // namespace mhv::sdk

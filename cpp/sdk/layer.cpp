@@ -67,8 +67,8 @@ void Layer::send_event(const Json& event) {
   engine().send_text(ring::Type::kEvent, 0, text_of(event));
 }
 
-void Layer::ask(Action action, const std::string& reason) {
-  engine().send_text(ring::Type::kAsk, 0, text_of({{"action", name_of(action)}, {"reason", reason}}));
+void Layer::ask(Action action, const std::string& reason, std::uint64_t before_ns) {
+  engine().send_text(ring::Type::kAsk, 0, text_of({{"action", name_of(action)}, {"reason", reason}, {"before_ns", before_ns}}));
 }
 
 void Layer::log(std::string_view text) { engine().send_text(ring::Type::kLog, 0, text.substr(0, kLogMax)); }

@@ -72,7 +72,8 @@ class Layer {
   Guest& guest() const;
   void raise_alert(Severity severity, const std::string& title, const Json& detail = Json::object());
   void send_event(const Json& event);  // an object with a "kind"
-  void ask(Action action, const std::string& reason);
+  // `before_ns`, of a rollback: to the newest checkpoint from before that time (CLOCK_REALTIME); 0: to the newest.
+  void ask(Action action, const std::string& reason, std::uint64_t before_ns = 0);
   void log(std::string_view text);
   void decide(std::uint64_t packet, Decision decision);
 

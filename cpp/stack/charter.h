@@ -8,6 +8,8 @@
 
 namespace mhv::stack {
 
-Charter charter_of(const Manifest& manifest);
+// `configuration`: what Configuration::check() returned, or empty. A setting "epoch_ms" in it, of a layer that has one, is how often it is
+// called.
+Charter charter_of(const Manifest& manifest, const std::string& configuration);
 
 }  // namespace mhv::stack

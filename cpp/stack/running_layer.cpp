@@ -281,7 +281,8 @@ void RunningLayer::handle_text(const ring::Message& message) {
 
 void RunningLayer::ready(const OrderedJson& said) {
   if (!said.contains("abi") || said["abi"] != ring::kAbi) {
-    throw Error(Code::kVersion, fmt::format("it was made for ABI {}, this engine has {}", said.value("abi", OrderedJson()).dump(), ring::kAbi));
+    throw Error(Code::kVersion,
+                fmt::format("it was made for ABI {}, this engine has {}", said.value("abi", OrderedJson()).dump(), ring::kAbi));
   }
   {
     const std::lock_guard lock(mutex_);
@@ -307,7 +308,7 @@ void RunningLayer::ask(const OrderedJson& said) {
     throw Error(Code::kPermission, "it asks for \"" + action.substr(0, 64) + "\", which its manifest does not claim");
   }
   if (asks_.take()) {
-    handlers_.on_ask(action, shown(said, "reason"));
+    handlers_.on_ask({action, shown(said, "reason"), said.value("before_ns", std::uint64_t{0})});
     return;
   }
   const std::lock_guard lock(mutex_);

@@ -58,11 +58,15 @@ class RunningLayer {
   struct Alert {
     std::string severity, title, detail;  // detail: JSON
   };
+  struct Wish {
+    std::string action, reason;
+    std::uint64_t before_ns = 0;  // of a rollback: to the newest checkpoint from before then; 0: to the newest
+  };
   struct Handlers {
     std::function<void(const std::string& version)> on_ready;
     std::function<void(Alert)> on_alert;
     std::function<void(const std::string& event)> on_event;  // JSON
-    std::function<void(const std::string& action, const std::string& reason)> on_ask;
+    std::function<void(const Wish& wish)> on_ask;
     // Once: it broke the protocol, or hangs. Nothing of it is heard any more.
     std::function<void(const std::string& why)> on_end;
   };

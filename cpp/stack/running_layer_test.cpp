@@ -49,7 +49,9 @@ class RunningLayerTest : public ::testing::Test {
       note("alert " + alert.severity + " " + alert.title + " " + alert.detail);
     };
     handlers.on_event = [this](const std::string& event) { note("event " + event); };
-    handlers.on_ask = [this](const std::string& action, const std::string& reason) { note("ask " + action + " " + reason); };
+    handlers.on_ask = [this](const RunningLayer::Wish& wish) {
+      note(fmt::format("ask {} {} {}", wish.action, wish.reason, wish.before_ns));
+    };
     handlers.on_end = [this](const std::string& why) { note("end " + why); };
     layer_ = std::make_unique<RunningLayer>(std::move(channel.engine), charter, R"({"abi": 1})", std::make_shared<Memory>(), handlers);
     peer_ = std::make_unique<ring::Channel>(std::move(channel.layer), ring::Side::kLayer);
@@ -238,7 +240,7 @@ TEST_F(RunningLayerTest, PassesAlertsEventsAndWishesOn) {
   say(Type::kEvent, R"({"kind": "x"})");
   EXPECT_EQ(noted(), R"(event {"kind":"x"})");
   say(Type::kAsk, R"({"action": "checkpoint", "reason": "why"})");
-  EXPECT_EQ(noted(), "ask checkpoint why");
+  EXPECT_EQ(noted(), "ask checkpoint why 0");
   layer_->event(R"({"kind": "z"})");
   EXPECT_EQ(receive_text(), R"({"kind": "z"})");
 }

@@ -12,36 +12,39 @@ Layers::Owner Worker::layers_owner() {
   owner.name = name_;
   owner.enqueue = [this](Task task) { enqueue(std::move(task)); };
   owner.changed = [this] { enqueue([this] { report(state_name_); }); };
-  owner.act = [this](const std::string& layer, const std::string& action, const std::string& reason) {
-    act_for_layer(layer, action, reason);
-  };
+  owner.act = [this](const std::string& layer, const stack::RunningLayer::Wish& wish) { act_for_layer(layer, wish); };
   owner.paused = [this](std::uint64_t us) { paused_us_ += us; };
   return owner;
 }
 
 void Worker::tick_layers() { layers_.tick(live_ && !is_held() && state_.phase() == checkpoint::RunState::Phase::kRunning); }
 
-void Worker::act_for_layer(const std::string& layer, const std::string& action, const std::string& reason) {
+std::string Worker::newest_before(std::uint64_t ns) const {
+  std::string found;
+  for (const store::CheckpointInfo& info : store_->list()) {
+    if (ns == 0 || static_cast<std::uint64_t>(info.created_ns) < ns) found = info.id;
+  }
+  if (found.empty()) throw Error(Code::kNotFound, "there is no checkpoint from before that");
+  return found;
+}
+
+void Worker::act_for_layer(const std::string& layer, const stack::RunningLayer::Wish& wish) {
   if (!live_) return;
-  spdlog::warn("guest {} ({}): layer {} asks for {}: {}", name_, guest_, layer, action, reason);
+  spdlog::warn("guest {} ({}): layer {} asks for {}: {}", name_, guest_, layer, wish.action, wish.reason);
   try {
-    if (action == "checkpoint") {
-      create(fmt::format("{}: {}", layer, reason).substr(0, 255), false, no_progress);
-    } else if (action == "rollback") {
-      const std::optional<store::CheckpointInfo> newest = store_->newest();
-      if (!newest) throw Error(Code::kNotFound, "there is no checkpoint");
+    if (wish.action == "checkpoint") {
+      create(fmt::format("{}: {}", layer, wish.reason).substr(0, 255), false, no_progress);
+    } else if (wish.action == "rollback") {
       protocol::Request request;
-      request.mutable_checkpoint_restore()->set_id(newest->id);
+      request.mutable_checkpoint_restore()->set_id(newest_before(wish.before_ns));
       restore(request);
-    } else if (action == "stop") {
+    } else {  // "pause" or "stop": until somebody lets it run
       live_->machine.stop();
-      report("attached", fmt::format("stopped by layer {}: {}; \"virsh resume\" lets it run", layer, reason));
-    } else {
-      throw Error(Code::kUnsupported, "this engine cannot do that");
+      report("attached", fmt::format("stopped by layer {}: {}; \"virsh resume\" lets it run", layer, wish.reason));
     }
   } catch (const Error& error) {
     if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
-    spdlog::error("guest {} ({}): {} for layer {} failed: {}", name_, guest_, action, layer, error.what());
+    spdlog::error("guest {} ({}): {} for layer {} failed: {}", name_, guest_, wish.action, layer, error.what());
   }
 }
 

@@ -48,7 +48,7 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
     if (!entry) {
       entry = std::make_unique<Entry>();
       entry->spec = spec;
-      entry->charter = stack::charter_of(stack::parse_manifest(spec.manifest()));
+      entry->charter = stack::charter_of(stack::parse_manifest(spec.manifest()), spec.configuration());
       entry->status.set_name(spec.name());
       entry->status.set_state("starting");
     }
@@ -186,9 +186,7 @@ stack::RunningLayer::Handlers Layers::handlers(const std::string& name, std::uin
     control_.send(report);
   };
   out.on_event = [this, name](const std::string& event) { owner_.enqueue([this, name, event] { spread(name, event); }); };
-  out.on_ask = [this, name](const std::string& action, const std::string& reason) {
-    owner_.enqueue([this, name, action, reason] { owner_.act(name, action, reason); });
-  };
+  out.on_ask = [this, name](const stack::RunningLayer::Wish& wish) { owner_.enqueue([this, name, wish] { owner_.act(name, wish); }); };
   out.on_end = [this, name, generation](const std::string& why) {
     owner_.enqueue([this, name, generation, why] { ended(name, generation, why); });
   };

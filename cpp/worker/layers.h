@@ -27,9 +27,9 @@ class Layers {
   struct Owner {
     std::string uuid, name;
     std::function<void(std::function<void()>)> enqueue;
-    std::function<void()> changed;                                                                            // status() has something new
-    std::function<void(const std::string& layer, const std::string& action, const std::string& reason)> act;  // engine thread
-    std::function<void(std::uint64_t us)> paused;                                                             // engine thread
+    std::function<void()> changed;                                                             // status() has something new
+    std::function<void(const std::string& layer, const stack::RunningLayer::Wish& wish)> act;  // engine thread
+    std::function<void(std::uint64_t us)> paused;                                              // engine thread
   };
   // `control` outlives it.
   Layers(Control& control, Owner owner) : control_(control), owner_(std::move(owner)) {}

@@ -94,7 +94,8 @@ class Worker {
   // --- engine thread: the guest's layers (layer_work.cpp)
   Layers::Owner layers_owner();
   void tick_layers();
-  void act_for_layer(const std::string& layer, const std::string& action, const std::string& reason);
+  std::string newest_before(std::uint64_t ns) const;
+  void act_for_layer(const std::string& layer, const stack::RunningLayer::Wish& wish);
 
   // --- engine thread: memory that comes page by page (filling.cpp)
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);

@@ -20,7 +20,7 @@ def wait_ready(engine, guest, *names):
 
 
 def ask(engine, guest, layer, method, arguments=None):
-    return engine.call("layer", "call", guest.name, layer, method, json.dumps(arguments or {}))
+    return engine.call("layer", "call", guest.name, layer, method, json.dumps(arguments or {}))[method]
 
 
 def introspect(engine, guest, kind, *more):
@@ -35,18 +35,16 @@ def guest(make_guest, engine):
     return guest
 
 
-def jail_of(host, layer):
-    """Process ids of a layer's mhv-jail."""
-    found = host.run("pgrep", "-f", f"mhv-jail --package [^ ]*/{layer} ", check=False).stdout.split()
-    return [int(pid) for pid in found]
+def jails_of(guest, layer):
+    """Process ids of a layer's mhv-jail, without what is inside."""
+    mhvd = str(guest.host.daemon_pid("mhvd"))
+    return [int(pid) for pid in guest.host.run("pgrep", "-P", mhvd, "-f", f"mhv-jail .*layers/{layer} ", check=False).stdout.split()]
 
 
 def test_processes_of_an_unmodified_guest(engine, guest):
     processes = introspect(engine, guest, "processes")
-    assert processes[0]["name"] == "swapper/0" or processes[0]["pid"] == 1
     assert any(process["pid"] == 1 and process["command"] for process in processes)
-    kernel = introspect(engine, guest, "kernel")
-    assert re.match(r"Linux version \d+\.\d+", kernel["banner"])
+    assert re.match(r"Linux version \d+\.\d+", introspect(engine, guest, "kernel")[0]["banner"])
     guest.assert_whole()
 
 
@@ -58,4 +56,53 @@ def test_a_checkpoint_and_a_restore_beside_a_layer(engine, guest):
     assert guest.get("a") is None
     after = introspect(engine, guest, "processes")
     assert {p["task"] for p in before} == {p["task"] for p in after}
+    guest.assert_whole()
+
+
+def test_layers_come_and_go_on_a_guest_that_runs(engine, guest):
+    engine.call("service", "add", guest.name, "heatmap")
+    wait_ready(engine, guest, "introspection", "heatmap")
+    guest.busy(500)
+    lab.wait_until("some heat", lambda: ask(engine, guest, "heatmap", "heat"))
+    engine.call("service", "remove", guest.name, "heatmap")
+    assert "heatmap" not in layers(engine, guest)
+    lab.wait_until("its process to be gone", lambda: not jails_of(guest, "heatmap"))
+    with pytest.raises(lab.EngineError) as refused:
+        ask(engine, guest, "heatmap", "heat")
+    assert refused.value.code == "not-found"
+    introspect(engine, guest, "processes")
+    guest.assert_whole()
+
+
+def test_what_does_not_exist_is_refused(engine, guest):
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call("service", "add", guest.name, "warp")
+    assert (refused.value.code, "introspection" in refused.value.hint) == ("invalid", True)
+    with pytest.raises(lab.EngineError) as refused:
+        ask(engine, guest, "introspection", "teapots")
+    assert refused.value.code == "invalid"
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call("service", "add", guest.name, "heatmap", "--configure", '{"event_every": "often"}')
+    assert refused.value.code == "invalid"
+
+
+def test_a_layer_that_is_killed_comes_back(engine, guest):
+    engine.call("service", "add", guest.name, "heatmap")
+    wait_ready(engine, guest, "heatmap")
+    for round in range(1, 4):
+        (victim,) = jails_of(guest, "introspection")
+        lab.kill(victim)
+        lab.wait_until("another process", lambda old=victim: jails_of(guest, "introspection") not in ([], [old]))
+        assert wait_ready(engine, guest, "introspection")["introspection"]["restarts"] == round
+        introspect(engine, guest, "processes")
+    assert layers(engine, guest)["heatmap"].get("restarts", 0) == 0
+    guest.assert_whole()
+
+
+def test_layers_survive_the_worker(engine, host, guest):
+    lab.kill(engine.status(guest.name)["worker_pid"])
+    engine.wait_state(guest.name, "attached")
+    wait_ready(engine, guest, "introspection")
+    introspect(engine, guest, "processes")
+    assert len(jails_of(guest, "introspection")) == 1
     guest.assert_whole()

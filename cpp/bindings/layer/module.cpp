@@ -309,7 +309,7 @@ PYBIND11_MODULE(_layer, module) {
             layer.send_event(converted);
           },
           py::arg("event"))
-      .def("ask", &PythonLayer::ask, py::arg("action"), py::arg("reason"), nogil())
+      .def("ask", &PythonLayer::ask, py::arg("action"), py::arg("reason"), py::arg("before_ns") = 0, nogil())
       .def(
           "log", [](PythonLayer& layer, const std::string& text) { layer.log(text); }, py::arg("text"), nogil())
       .def("decide", &PythonLayer::decide, py::arg("packet"), py::arg("decision"), nogil());

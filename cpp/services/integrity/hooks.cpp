@@ -8,7 +8,7 @@ namespace mhv::integrity {
 namespace {
 
 constexpr std::size_t kHooksMax = 1024;
-constexpr std::size_t kOpsMax = 4096;
+constexpr std::size_t kFtraceOpsMax = 4096;
 constexpr std::size_t kEntriesMax = 1u << 16;
 constexpr std::size_t kToldMax = 64;  // of one kind: a table that was forged is not told word by word
 
@@ -65,7 +65,7 @@ void FtraceOperations::check(Reader& reader, CodeMap& map, std::vector<Finding>&
   constexpr std::uint64_t kMayRedirect = 1u << 13;
   const auto text = reader.kernel().symbols().find("_stext"), text_end = reader.kernel().symbols().find("_etext");
   GuestVirt ops{reader.word(list_)};
-  for (std::size_t i = 0; i < kOpsMax && ops != end_; ++i) {
+  for (std::size_t i = 0; i < kFtraceOpsMax && ops != end_; ++i) {
     const auto function = reader.pointer(ops + function_), next = reader.pointer(ops + next_);
     if (!function || !next) {
       out.push_back({"ftrace", hex(ops.value), "ftrace's list of operations leads to where nothing is", ops});

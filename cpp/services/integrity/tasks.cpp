@@ -8,7 +8,7 @@
 namespace mhv::integrity {
 namespace {
 
-constexpr std::size_t kNameBytes = 16;
+constexpr std::size_t kCommBytes = 16;
 constexpr std::uint32_t kTaskBytesMax = 64 << 10;
 constexpr std::uint32_t kProcessorsMax = 1024;
 constexpr std::size_t kQueueMax = 1u << 16;
@@ -34,7 +34,7 @@ TaskLists::TaskLists(const Kernel& kernel)
       group_node_(kernel.offset("task_struct", "se.group_node")),
       pid_links_(kernel.offset("task_struct", "pid_links")),
       begin_(std::min({pid_, tgid_, comm_, exit_state_})),
-      bytes_(std::max({pid_, tgid_, comm_, exit_state_}) + static_cast<std::uint32_t>(kNameBytes) - begin_),
+      bytes_(std::max({pid_, tgid_, comm_, exit_state_}) + static_cast<std::uint32_t>(kCommBytes) - begin_),
       tree_(kernel.offset("pid_namespace", "idr.idr_rt")),
       pid_tasks_(kernel.offset("pid", "tasks")),
       current_(kernel.offset("rq", "curr")),
@@ -51,7 +51,7 @@ std::optional<Task> TaskLists::task(Reader& reader, GuestVirt at, bool must_live
   if (!part.read(reader, at + begin_, bytes_)) return std::nullopt;
   if (must_live && part.get<std::int32_t>(exit_state_ - begin_) != 0) return std::nullopt;
   Task out{at, part.get<std::int32_t>(pid_ - begin_), part.get<std::int32_t>(tgid_ - begin_), {}};
-  for (const char c : part.get<std::array<char, kNameBytes>>(comm_ - begin_)) {
+  for (const char c : part.get<std::array<char, kCommBytes>>(comm_ - begin_)) {
     if (c == '\0') break;
     out.name += c >= ' ' && c <= '~' ? c : '?';
   }

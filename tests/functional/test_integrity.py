@@ -1,0 +1,223 @@
+"""A guest's kernel that is tampered with from outside is found out, and one that is left alone is not accused.
+
+The guest is suspended meanwhile: no processor runs into what was put there.
+"""
+
+import json
+import struct
+
+import lab
+import pytest
+
+EPOCH_MS = 100
+KERNEL_ADDRESS = 0xFFFFFFFFC0E00000  # nobody's
+
+
+class Kernel:
+    """The memory of a guest's kernel, through QEMU."""
+
+    def __init__(self, engine, guest):
+        self.engine, self.guest = engine, guest
+        listing = guest.host.virsh("qemu-monitor-command", guest.name, "--hmp", "info ramblock")
+        row = next(row.split() for row in listing.splitlines() if row.split()[0] == "pc.ram")
+        self.ram = int(row[-2], 16)
+        self.memory = open(f"/proc/{guest.pid}/mem", "r+b", buffering=0)
+        registers = guest.host.virsh("qemu-monitor-command", guest.name, "--hmp", "info registers")
+        words = dict(word.split("=") for word in registers.replace("\n", " ").split() if word.count("=") == 1)
+        self.root = int(words["CR3"], 16) & 0xFFFFFFFFF000
+        self.levels = 5 if int(words["CR4"], 16) >> 12 & 1 else 4
+        self.idt = int(registers.split("IDT=", 1)[1].split()[0], 16)
+
+    def ask(self, method, **arguments):
+        return self.engine.call("layer", "call", self.guest.name, "introspection", method, json.dumps(arguments))[method]
+
+    def symbol(self, name):
+        return int(self.ask("symbol", name=name)["address"], 16)
+
+    def offset(self, structure, member):
+        return self.ask("layout", structure=structure, member=member)["offset"]
+
+    def _physical(self, at):
+        table = self.root
+        for level in range(self.levels, 0, -1):
+            shift = 12 + 9 * (level - 1)
+            self.memory.seek(self.ram + table + (at >> shift & 511) * 8)
+            (entry,) = struct.unpack("<Q", self.memory.read(8))
+            assert entry & 1, f"{at:#x} is not mapped"
+            table = entry & 0xFFFFFFFFFF000
+            if level == 1 or entry & 0x80 and level < 4:
+                return (table & ~((1 << shift) - 1)) + (at & ((1 << shift) - 1))
+        raise AssertionError
+
+    def read(self, at, count):
+        self.memory.seek(self.ram + self._physical(at))
+        return self.memory.read(count)
+
+    def write(self, at, data):
+        self.memory.seek(self.ram + self._physical(at))
+        self.memory.write(data)
+
+    def pointer(self, at):
+        return struct.unpack("<Q", self.read(at, 8))[0]
+
+    def tasks(self):
+        """task_struct by pid."""
+        first, links, pid = self.symbol("init_task"), self.offset("task_struct", "tasks"), self.offset("task_struct", "pid")
+        found, at = {}, self.pointer(first + links)
+        while at != first + links:
+            found[struct.unpack("<i", self.read(at - links + pid, 4))[0]] = at
+            at = self.pointer(at)
+        return found
+
+
+def quad(value):
+    return struct.pack("<Q", value)
+
+
+# What each leaves behind: a kind of finding, and places with what is put there.
+def a_system_call(kernel):
+    return "syscall_table", [(kernel.symbol("sys_call_table") + 78 * 8, quad(KERNEL_ADDRESS))]
+
+
+def a_system_call_of_another(kernel):
+    return "syscall_table", [(kernel.symbol("sys_call_table") + 62 * 8, quad(kernel.symbol("vfs_read")))]
+
+
+def a_patched_function(kernel):
+    return "kernel_text", [(kernel.symbol("tcp4_seq_show"), b"\xe9\x00\x00\x00\x01")]
+
+
+def the_dispatch(kernel):
+    return "syscall_dispatch", [(kernel.symbol("do_syscall_64") + 0x60, b"\xe8\x00\x10\x00\x01")]
+
+
+def the_code_of_the_dispatch(kernel):
+    return "syscall_dispatch", [(kernel.symbol("x64_sys_call") + 0x40, b"\xe9\x00\x10\x00\x01")]
+
+
+def operations_of_a_file(kernel):
+    return "function_pointer", [(kernel.symbol("tcp4_seq_ops") + 24, quad(KERNEL_ADDRESS))]
+
+
+def read_only_data(kernel):
+    return "kernel_rodata", [(kernel.symbol("linux_banner") + 8, b"X")]
+
+
+def an_interrupt_gate(kernel):
+    return "idt", [(kernel.idt + 16 * 0x80 + 6, b"\x00\xc0")]
+
+
+def a_hidden_task(kernel):
+    tasks = kernel.tasks()
+    at = tasks[max(tasks)]
+    after, before = kernel.pointer(at), kernel.pointer(at + 8)
+    return "hidden_process", [(before, quad(after)), (after + 8, quad(before))]
+
+
+def ftrace_operations(kernel):
+    forged = kernel.symbol("__log_buf") + 0x1000
+    body = bytearray(kernel.offset("ftrace_ops", "flags") + 64)
+    struct.pack_into("<Q", body, kernel.offset("ftrace_ops", "func"), KERNEL_ADDRESS)
+    struct.pack_into("<Q", body, kernel.offset("ftrace_ops", "next"), kernel.pointer(kernel.symbol("ftrace_ops_list")))
+    return "ftrace", [(forged, bytes(body)), (kernel.symbol("ftrace_ops_list"), quad(forged))]
+
+
+TAMPERINGS = [
+    a_system_call,
+    a_system_call_of_another,
+    a_patched_function,
+    the_dispatch,
+    the_code_of_the_dispatch,
+    operations_of_a_file,
+    read_only_data,
+    an_interrupt_gate,
+    a_hidden_task,
+    ftrace_operations,
+]
+
+
+def findings(engine, guest):
+    return engine.call("layer", "call", guest.name, "integrity", "findings", "{}")["findings"]
+
+
+def status(engine, guest):
+    return engine.call("layer", "call", guest.name, "integrity", "status", "{}")["status"]
+
+
+def attach(engine, guest, **configuration):
+    configuration = {"epoch_ms": EPOCH_MS, **configuration}
+    services = ("--service", "checkpoint", "--service", "introspection", "--service", "integrity")
+    engine.attach(guest.name, *services, "--configure", f"integrity={json.dumps(configuration)}")
+
+    def measured():
+        try:
+            return status(engine, guest)["measured"]
+        except lab.EngineError as error:  # it is just being started
+            return print(error)
+
+    lab.wait_until("the kernel to be measured", measured)
+
+
+def wait_for_checks(engine, guest, more):
+    before = status(engine, guest)["checks"]
+    lab.wait_until(f"{more} more checks", lambda: status(engine, guest)["checks"] >= before + more)
+
+
+@pytest.fixture(scope="module")
+def watched(pool, engine):
+    guest = pool.take("memfd")
+    attach(engine, guest)
+    yield guest
+    pool.give_back(guest, failed=True)
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda tampering: tampering.__name__)
+def test_tampering_is_found(engine, host, watched, tampering):
+    host.virsh("suspend", watched.name)
+    try:
+        kernel = Kernel(engine, watched)
+        kind, places = tampering(kernel)
+        saved = [(at, kernel.read(at, len(data))) for at, data in places]
+        assert findings(engine, watched) == []
+        for at, data in places:
+            kernel.write(at, data)
+        try:
+            seen = lab.wait_until(kind, lambda: [f for f in findings(engine, watched) if f["kind"] == kind], 20)
+        finally:
+            for at, data in saved:
+                kernel.write(at, data)
+        alerts = engine.call("alerts", watched.name)["alerts"]
+        assert any(a["severity"] == "critical" and a["title"].startswith(kind) for a in alerts), seen
+        lab.wait_until("it to be well again", lambda: findings(engine, watched) == [], 20)
+    finally:
+        host.virsh("resume", watched.name)
+    watched.assert_whole()
+
+
+def test_a_busy_guest_is_not_accused(engine, make_guest):
+    guest = make_guest("memfd")
+    attach(engine, guest)
+    guest.busy(2000)
+    wait_for_checks(engine, guest, 50)
+    engine.create(guest.name)
+    wait_for_checks(engine, guest, 20)
+    assert findings(engine, guest) == []
+    assert [a for a in engine.call("alerts", guest.name).get("alerts", []) if a["severity"] == "critical"] == []
+    guest.assert_whole()
+
+
+def test_a_tampered_kernel_is_rolled_back(engine, host, make_guest):
+    guest = make_guest("memfd")
+    attach(engine, guest, on_finding="rollback")
+    wait_for_checks(engine, guest, 3)
+    checkpoint = engine.create(guest.name)
+    wait_for_checks(engine, guest, 3)
+    guest.set("later", "1")
+    kernel = Kernel(engine, guest)
+    table = kernel.symbol("sys_call_table") + 78 * 8
+    right = kernel.pointer(table)
+    kernel.write(table, quad(KERNEL_ADDRESS))
+    lab.wait_until("the rollback", lambda: kernel.pointer(table) == right)
+    lab.wait_until("the guest to be as it was", lambda: guest.get("later") is None)
+    assert engine.show(guest.name, checkpoint["id"])["current"]
+    guest.assert_whole()
