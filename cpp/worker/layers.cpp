@@ -219,6 +219,16 @@ void Layers::ended(const std::string& name, std::uint64_t generation, const std:
   owner_.changed();
 }
 
+// What they know is of a kernel that runs no more. Only the machine says so: memory could be made to look like it.
+void Layers::start_anew() {
+  spdlog::info("guest {} ({}): it was reset, and its layers begin anew", owner_.name, owner_.uuid);
+  for (const auto& entry : entries_) {
+    if (!entry->running) continue;
+    stop(*entry);
+    entry->start_at = Clock::now();
+  }
+}
+
 // ---------------------------------------------------------------- epochs
 
 void Layers::schedule() {
@@ -230,6 +240,7 @@ void Layers::schedule() {
 void Layers::tick(bool may_pause) {
   const Clock::time_point now = Clock::now();
   std::vector<Entry*> due;
+  if (live_->was_reset()) start_anew();
   for (const auto& entry : entries_) {
     if (!entry->running && entry->start_at <= now) try_to_start(*entry);
     if (entry->running && entry->epoch_at <= now) due.push_back(entry.get());

@@ -68,6 +68,7 @@ class Layers {
   void start(Entry& entry);
   void try_to_start(Entry& entry);
   void stop(Entry& entry);
+  void start_anew();
   stack::RunningLayer::Handlers handlers(const std::string& name, std::uint64_t generation);
   void spread(const std::string& from, const std::string& event);
   void tell(const std::vector<Entry*>& due, bool may_pause);

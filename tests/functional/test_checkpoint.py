@@ -267,4 +267,3 @@ def test_checkpoints_share_a_snapshot_of_the_disk(guest, engine, host):
     engine.delete(guest.name, second["id"])
     engine.delete(guest.name, fourth["id"])
     assert snapshots() == {disk(fifth)["snapshot"]}
-

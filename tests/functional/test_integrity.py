@@ -221,3 +221,23 @@ def test_a_tampered_kernel_is_rolled_back(engine, host, make_guest):
     lab.wait_until("the guest to be as it was", lambda: guest.get("later") is None)
     assert engine.show(guest.name, checkpoint["id"])["current"]
     guest.assert_whole()
+
+
+def test_a_guest_that_starts_again_is_measured_again(engine, host, make_guest):
+    guest = make_guest("memfd")
+    attach(engine, guest)
+    boot = guest.status()["boot"]
+    first = status(engine, guest)["measured_ns"]
+    host.virsh("reset", guest.name)
+    lab.wait_until("another boot", lambda: guest.status()["boot"] != boot)
+
+    def measured_again():
+        try:
+            seen = status(engine, guest)
+        except lab.EngineError as error:
+            return print(error)
+        return seen["measured"] and seen["measured_ns"] != first and seen["checks"] > 3
+
+    lab.wait_until("the new kernel to be measured", measured_again)
+    assert findings(engine, guest) == []
+    guest.assert_whole()

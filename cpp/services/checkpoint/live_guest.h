@@ -36,7 +36,7 @@ struct LiveGuest {
         disk_changes(qmp),
         saver(qmp),
         tracker(std::move(uffd), std::move(pagemap), ram, fresh, kvm) {
-    qmp.on_event([this](const guest::Qmp::Json& event) { gave_memory_back_ |= event.value("event", "") == "BALLOON_CHANGE"; });
+    qmp.on_event([this](const guest::Qmp::Json& event) { note(event); });
     if (!machine.has_balloon()) tracker.pages_stay();
     gave_memory_back_ |= !fresh && machine.balloon_inflated();  // perhaps while nobody listened
   }
@@ -45,6 +45,12 @@ struct LiveGuest {
   bool gave_memory_back() {
     qmp.pump();
     return std::exchange(gave_memory_back_, false);
+  }
+
+  // Since the last call: another kernel starts, or the same one from the beginning.
+  bool was_reset() {
+    qmp.pump();
+    return std::exchange(was_reset_, false);
   }
 
   // Throws kUnavailable when devices or memory came or went since the attach: page numbers mean something else then.
@@ -78,7 +84,15 @@ struct LiveGuest {
   }
 
  private:
+  void note(const guest::Qmp::Json& event) {
+    const std::string name = event.value("event", "");
+    gave_memory_back_ |= name == "BALLOON_CHANGE";
+    // A restore in place resets the machine before it loads it.
+    was_reset_ |= name == "RESET" && event.value("data", guest::Qmp::Json::object()).value("reason", "") != "snapshot-load";
+  }
+
   bool gave_memory_back_ = false;
+  bool was_reset_ = false;
 };
 
 }  // namespace mhv::checkpoint

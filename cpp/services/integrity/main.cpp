@@ -56,22 +56,17 @@ class Integrity : public sdk::Layer {
  private:
   static std::string key(const Finding& finding) { return finding.kind + " " + finding.subject; }
 
-  // Whether there is something to compare with: measured at the first epoch at which the guest's kernel has started.
+  // Whether there is something to compare with: measured at the first epoch at which the guest's kernel has started, and never again. A
+  // guest that is reset gets a layer anew; nothing that stands in its memory is a reason to trust it again.
   bool is_measured(std::span<const integrity::Registers> registers) {
+    if (checker_) return true;
     try {
-      const auto kernel = guest().shared_kernel();
-      if (kernel == kernel_) return true;
-      checker_.reset();
-      findings_.clear();
-      kernel_ = kernel;
+      kernel_ = guest().shared_kernel();
       checker_ = std::make_unique<integrity::Checker>(*kernel_, registers);
     } catch (const Error& error) {
-      checker_.reset();
-      kernel_.reset();
       waits_ = error.what();
       return false;
     }
-    whole_ns_ = 0;
     raise_alert(sdk::Severity::kInfo, "the kernel was measured: what it is now is taken as right",
                 {{"pages", checker_->measured_pages()}, {"pointers", checker_->measured_pointers()}});
     return true;
