@@ -207,10 +207,10 @@ def test_files_and_commands_of_the_host_are_for_its_operator(message, hint, told
 
 
 def test_services_come_and_go(agent):
-    agent.call("service_add", service="integrity", configuration='{"on_finding": "hold"}')
+    agent.call("service_add", service="integrity", configuration='{"on_finding": "stop"}')
     status = agent.call("guest_status")
     assert status["options"]["services"] == ["checkpoint", "integrity"]
-    assert status["options"]["configurations"] == {"integrity": '{"on_finding": "hold"}'}
+    assert status["options"]["configurations"] == {"integrity": '{"on_finding": "stop"}'}
     agent.call("service_remove", service="integrity")
     assert agent.call("guest_status")["options"]["services"] == ["checkpoint"]
 

@@ -18,7 +18,7 @@ from conftest import fault
 from fake_engine import error
 from keystoneauth1 import exceptions as ks_exceptions
 
-HOLD = {"on_finding": "hold"}
+HOLD = {"on_finding": "stop"}
 
 
 def add(cloud, name="integrity", **more):

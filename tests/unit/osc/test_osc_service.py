@@ -32,7 +32,7 @@ def service(**fields):
         "state": "ready",
         "message": "",
         "version": "1.0",
-        "configuration": {"on_finding": "hold"},
+        "configuration": {"on_finding": "stop"},
         "restarts": 0,
         "epochs": 7,
         "alerts": 1,
@@ -109,10 +109,10 @@ def test_an_answer_that_is_no_table(shell, answer):
 
 def test_add_with_a_configuration(shell):
     shell.mock.post(f"{URL}/services", json={"service": service()}, status_code=201)
-    shown = shell.run(commands.AddService, "s1", "integrity", "--configure", '{"on_finding": "hold"}')
-    assert shown["name"] == "integrity" and shown["configuration"] == {"on_finding": "hold"}
+    shown = shell.run(commands.AddService, "s1", "integrity", "--configure", '{"on_finding": "stop"}')
+    assert shown["name"] == "integrity" and shown["configuration"] == {"on_finding": "stop"}
     sent = shell.mock.last_request
-    assert sent.json() == {"service": {"name": "integrity", "configuration": {"on_finding": "hold"}}}
+    assert sent.json() == {"service": {"name": "integrity", "configuration": {"on_finding": "stop"}}}
     assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.1"
     shell.run(commands.AddService, "s1", "integrity")
     assert shell.mock.last_request.json() == {"service": {"name": "integrity"}}
