@@ -72,9 +72,7 @@ class Client:
     """What one user of the cloud has: the openstack command, the SDK, and nova-mhv's API."""
 
     def __init__(self, who):
-        out = subprocess.run(
-            ["bash", "-c", f". {DEVSTACK}/openrc {who} && env -0"], check=True, capture_output=True, text=True
-        ).stdout
+        out = subprocess.run(["bash", "-c", f". {DEVSTACK}/openrc {who} && env -0"], check=True, capture_output=True, text=True).stdout
         self.env = dict(line.split("=", 1) for line in out.split("\0") if "=" in line)
         auth = {k: v for k, v in self.env.items() if k.startswith("OS_")}
         with patched_environ(auth):
@@ -83,9 +81,7 @@ class Client:
 
     def run(self, *args, timeout=300):
         """The `openstack` command as the user types it: (exit status, stdout, stderr)."""
-        done = subprocess.run(
-            ["openstack", *args], env=self.env, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = subprocess.run(["openstack", *args], env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
         return done.returncode, done.stdout, done.stderr
 
     def __call__(self, *args, timeout=300):

@@ -91,9 +91,7 @@ def test_another_project_sees_nothing(s1, other):
     ],
 )
 def test_wrong_specs_are_refused_at_flavor_time(admin, key, value, expected):
-    status, _, err = admin.run(
-        "--os-compute-api-version", "2.86", "flavor", "set", "m1.tiny", "--property", f"{key}={value}"
-    )
+    status, _, err = admin.run("--os-compute-api-version", "2.86", "flavor", "set", "m1.tiny", "--property", f"{key}={value}")
     assert status != 0
     assert expected in err
 
