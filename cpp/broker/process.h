@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.h"
 
@@ -43,6 +44,8 @@ class QemuProcess {
   Fd copy_fd(int number) const;
   // The lowest number of a descriptor that links to `text` ("anon_inode:kvm-vm"). kNotFound: it has none.
   int find_fd(std::string_view text) const;
+  // All of them, in order; none when there is none.
+  std::vector<int> find_fds(std::string_view text) const;
   // A copy, only for a userfaultfd.
   Fd copy_uffd(int number) const;
 

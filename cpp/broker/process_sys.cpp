@@ -200,14 +200,21 @@ Fd QemuProcess::copy_fd(int number) const {
 }
 
 // Number by number: the broker may not list folders.
-int QemuProcess::find_fd(std::string_view text) const {
+std::vector<int> QemuProcess::find_fds(std::string_view text) const {
+  std::vector<int> found;
   std::array<char, 64> seen;
   for (int number = 0; number < kNumbersMax; ++number) {
     const ssize_t n = ::readlinkat(folder_.get(), fmt::format("fd/{}", number).c_str(), seen.data(), seen.size());
-    if (n >= 0 && std::string_view(seen.data(), static_cast<std::size_t>(n)) == text) return number;
+    if (n >= 0 && std::string_view(seen.data(), static_cast<std::size_t>(n)) == text) found.push_back(number);
   }
-  if (!alive()) throw_gone(pid_);
-  throw Error(Code::kNotFound, fmt::format("process {} has no {}", pid_, text));
+  if (found.empty() && !alive()) throw_gone(pid_);
+  return found;
+}
+
+int QemuProcess::find_fd(std::string_view text) const {
+  const std::vector<int> found = find_fds(text);
+  if (found.empty()) throw Error(Code::kNotFound, fmt::format("process {} has no {}", pid_, text));
+  return found.front();
 }
 
 Fd QemuProcess::copy_uffd(int number) const {

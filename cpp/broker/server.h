@@ -1,12 +1,12 @@
-// The broker's socket: who may ask, what is answered.
+// The socket of a privileged process: who may ask.
 #pragma once
 
 #include <sys/types.h>
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,12 +23,15 @@ namespace mhv::broker {
 inline constexpr std::size_t kConnectionsMax = 64;
 inline constexpr std::size_t kRequestBytesMax = 4096;
 
-// Listens on <run_dir>/broker.sock and serves root and `user`, nobody else. One thread per connection. Only run() may be called
+// The descriptors that go beside `reply`; throws Error where nothing was done. `what` is for the log. Called by several threads.
+using Answer = std::function<std::vector<Fd>(const protocol::BrokerRequest& request, protocol::BrokerReply* reply, std::string* what)>;
+
+// Listens on `path` and serves root and `user`, nobody else. One thread per connection. Only run() may be called
 // while another thread is inside; the destructor closes what is left and removes the socket.
 class Server {
  public:
-  // Throws kExists when another broker serves this folder.
-  Server(std::string run_dir, uid_t user, gid_t group);
+  // Throws kExists when another process serves this socket.
+  Server(std::string path, uid_t user, gid_t group, Answer answer);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -47,14 +50,12 @@ class Server {
   void accept_one();
   void forget_ended();
   void serve(Connection& connection);
-  std::vector<Fd> answer(const protocol::BrokerRequest& request, protocol::BrokerReply* reply, std::string* what);
 
-  const std::string run_dir_;
   const std::string path_;
   const uid_t user_;
+  const Answer answer_;
   Fd listener_;
   std::list<Connection> connections_;  // touched by the thread in run() alone
-  std::mutex injecting_;               // a thread can be traced once at a time
 };
 
 }  // namespace mhv::broker

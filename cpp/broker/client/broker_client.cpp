@@ -25,19 +25,19 @@ Code known_code(std::uint32_t code) {
   return code <= static_cast<std::uint32_t>(Code::kUnavailable) ? static_cast<Code>(code) : Code::kInternal;
 }
 
-std::optional<Frame> receive_in_time(int socket) {
+std::optional<Frame> receive_in_time(int socket, const std::string& program) {
   pollfd poll_for{socket, POLLIN, 0};
   int n = 0;
   do {
     n = ::poll(&poll_for, 1, kReplyWaitMs);
   } while (n < 0 && errno == EINTR);
-  if (n == 0) throw Error(Code::kUnavailable, "mhv-broker does not answer", "see its log; restart it if it hangs");
+  if (n == 0) throw Error(Code::kUnavailable, program + " does not answer", "see its log; restart it if it hangs");
   return receive_frame(socket);
 }
 
 }  // namespace
 
-void BrokerClient::connect() {
+void PrivilegedSocket::connect() {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path_.size() >= sizeof(address.sun_path)) throw Error(Code::kInvalid, "socket path is too long: " + path_);
@@ -45,13 +45,13 @@ void BrokerClient::connect() {
   Fd fd = Fd::own(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) throw_errno("cannot create a socket");
   if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    throw Error(Code::kUnavailable, "mhv-broker does not answer at " + path_ + ": " + std::strerror(errno),
-                "start mhv-broker as root, with the --run-dir and --user of this mhvd");
+    throw Error(Code::kUnavailable, program_ + " does not answer at " + path_ + ": " + std::strerror(errno),
+                "start " + program_ + " as root, with the --run-dir and --user of this mhvd");
   }
   socket_ = std::move(fd);
 }
 
-std::vector<Fd> BrokerClient::call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat) {
+std::vector<Fd> PrivilegedSocket::call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat) {
   const std::string payload = request.SerializeAsString();
   const std::lock_guard lock(mutex_);
   for (int attempt = 0;; ++attempt) {
@@ -61,11 +61,11 @@ std::vector<Fd> BrokerClient::call(const protocol::BrokerRequest& request, std::
     try {
       send_frame(socket_.get(), payload);
       sent = true;
-      std::optional<Frame> frame = receive_in_time(socket_.get());
-      if (!frame) throw Error(Code::kUnavailable, "mhv-broker closed the connection", "its log says why");
-      if (!reply->ParseFromString(frame->payload)) throw Error(Code::kInvalid, "mhv-broker sent no valid reply");
+      std::optional<Frame> frame = receive_in_time(socket_.get(), program_);
+      if (!frame) throw Error(Code::kUnavailable, program_ + " closed the connection", "its log says why");
+      if (!reply->ParseFromString(frame->payload)) throw Error(Code::kInvalid, program_ + " sent no valid reply");
       if (reply->has_error()) throw Error(known_code(reply->error().code()), reply->error().message(), reply->error().hint());
-      if (frame->fds.size() != fds) throw Error(Code::kInvalid, "mhv-broker sent another number of descriptors than asked for");
+      if (frame->fds.size() != fds) throw Error(Code::kInvalid, program_ + " sent another number of descriptors than asked for");
       return std::move(frame->fds);
     } catch (const Error&) {
       // An error inside a whole reply leaves the connection usable; anything else does not.
@@ -136,6 +136,24 @@ protocol::KeptClock BrokerClient::keep_clock(int pid, std::uint64_t start_time, 
   body->set_lost_ns_max(lost_ns_max);
   call(request, 0, &reply);
   return reply.clock();
+}
+
+std::vector<Fd> TapperClient::interpose(int pid, std::uint64_t start_time, const std::string& tap, bool inbound) {
+  protocol::BrokerRequest request;
+  protocol::BrokerReply reply;
+  auto* body = request.mutable_interpose();
+  name_process(body->mutable_process(), pid, start_time);
+  body->set_tap(tap);
+  body->set_inbound(inbound);
+  return tapper_.call(request, inbound ? 2 : 1, &reply);
+}
+
+void TapperClient::undo_interpose(int pid, std::uint64_t start_time, const std::string& tap) {
+  protocol::BrokerRequest request;
+  protocol::BrokerReply reply;
+  name_process(request.mutable_undo_interpose()->mutable_process(), pid, start_time);
+  request.mutable_undo_interpose()->set_tap(tap);
+  tapper_.call(request, 0, &reply);
 }
 
 bool BrokerClient::ping() noexcept {

@@ -1,4 +1,4 @@
-// The client's side of mhv-broker: what an unprivileged process asks the privileged one for.
+// The client's side of mhv-broker and of mhv-tapper: what an unprivileged process asks the privileged ones for.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,22 @@ class KeptClock;
 
 namespace mhv {
 
+// One of the two. Connects on the first call, and again when it was restarted. Thread-safe: one request at a time.
+class PrivilegedSocket {
+ public:
+  PrivilegedSocket(std::string program, std::string path) : program_(std::move(program)), path_(std::move(path)) {}
+  // The answer, and `fds` descriptors beside it. `repeat`: once more when the connection breaks before the answer.
+  std::vector<Fd> call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat = true);
+
+ private:
+  void connect();
+
+  const std::string program_;
+  const std::string path_;
+  std::mutex mutex_;
+  Fd socket_;  // guarded by mutex_
+};
+
 // Connects on the first call, and again when the broker was restarted. Thread-safe: one request at a time.
 // Every call throws Error: the broker's own answer, or kUnavailable when the broker does not answer.
 // `pid` and `start_time` (field 22 of /proc/PID/stat) name one process for ever.
@@ -36,7 +52,7 @@ class BrokerClient {
     std::uint32_t attempts = 0;  // how often QEMU's main thread had to be stopped
   };
 
-  explicit BrokerClient(std::string socket_path) : path_(std::move(socket_path)) {}
+  explicit BrokerClient(std::string socket_path) : broker_("mhv-broker", std::move(socket_path)) {}
 
   Fd uffd_device();  // /dev/userfaultfd; kUnsupported when this kernel has none
   GuestFds open_guest(int pid, std::uint64_t start_time);
@@ -53,12 +69,26 @@ class BrokerClient {
   bool ping() noexcept;
 
  private:
-  std::vector<Fd> call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat = true);
-  void connect();
+  std::vector<Fd> call(const protocol::BrokerRequest& request, std::size_t fds, protocol::BrokerReply* reply, bool repeat = true) {
+    return broker_.call(request, fds, reply, repeat);
+  }
 
-  const std::string path_;
-  std::mutex mutex_;
-  Fd socket_;  // guarded by mutex_
+  PrivilegedSocket broker_;
+};
+
+// Thread-safe: one request at a time. Errors as of BrokerClient.
+class TapperClient {
+ public:
+  explicit TapperClient(std::string socket_path) : tapper_("mhv-tapper", std::move(socket_path)) {}
+
+  // The descriptors for PacketPath: what the guest sends at `tap`, and with `inbound` what comes to it (net/tap_swap.h). Asked again by
+  // a new engine, which gets the same taps. kPermission: the tap is not of that QEMU. kBusy: another engine lives.
+  std::vector<Fd> interpose(int pid, std::uint64_t start_time, const std::string& tap, bool inbound = false);
+  // Also for a process that has ended; nothing happens where nothing is interposed.
+  void undo_interpose(int pid, std::uint64_t start_time, const std::string& tap);
+
+ private:
+  PrivilegedSocket tapper_;
 };
 
 }  // namespace mhv
