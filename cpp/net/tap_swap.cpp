@@ -24,6 +24,13 @@ Link expect(std::optional<Link> link, const std::string& what) {
 
 bool is_tap(const std::optional<Link>& link) { return link && link->kind == "tun"; }
 
+// nullopt as well when somebody moved it on: its number names another link here then.
+std::optional<Link> outer_of(RouteSocket& host, const Link& up) {
+  std::optional<Link> outer = host.find(up.peer);
+  if (outer && (outer->kind != "veth" || outer->peer != up.index)) return std::nullopt;
+  return outer;
+}
+
 // Open vSwitch's datapath in the kernel is a master as well, but takes its ports from its own process alone.
 bool bridged(const Link& link) { return link.master != 0 && link.master_kind == "bridge"; }
 
@@ -147,14 +154,14 @@ TapSwap::Ends TapSwap::prepare(const std::string& tap, RouteSocket& host, RouteS
   ends.up = expect(up, kUp);
   within.redirect_all(engine, ends.up.index);
   within.change(ends.up.index, {.up = true});
-  ends.outer = expect(host.find(ends.up.peer), "the outer end of " + tap);
+  ends.outer = expect(outer_of(host, ends.up), "the outer end of " + tap);
   if (!ends.outer.up) {
     if (at_home && bridged(*at_home)) {
       host.change(ends.outer.index, {.master = at_home->master});
       host.change(ends.outer.index, {.port = &at_home->port});
     }
     host.change(ends.outer.index, {.up = true});
-    ends.outer = expect(host.find(ends.up.peer), "the outer end of " + tap);
+    ends.outer = expect(outer_of(host, ends.up), "the outer end of " + tap);
   }
   return ends;
 }
@@ -174,7 +181,7 @@ void TapSwap::undo(const std::string& tap) {
     RouteSocket host = RouteSocket::here(before_change_);
     RouteSocket within(std::move(inside->netlink), before_change_);
     const std::optional<Link> up = within.find(kUp);
-    put_back(tap, host, within, up ? host.find(up->peer) : std::nullopt);
+    put_back(tap, host, within, up ? outer_of(host, *up) : std::nullopt);
     // One at a time, and not left to the end of the namespace: an engine that does not end yet would keep it.
     for (const char* name : {kUp, kOutbound, kInbound}) {
       if (const std::optional<Link> link = within.find(name)) within.remove(link->index);
