@@ -2,7 +2,7 @@
 
 usage: tests/bench/run packet      (as root)
 
-A tap, a bridge and an outside world in namespaces of their own; the floor of each figure is the bridge without the engine, by turns with it:
+A tap, a bridge and an outside world in namespaces of their own; the floor of each figure is the bridge without the engine, by turns:
 packet.one_way_us    one frame of 60 bytes from the guest's write to the far end's read, nothing else under way
 packet.frame_us      frames of 60 bytes, up to 64 under way
 packet.large_MBps    TCP segments of 64 KB that nothing has cut (more is better)
