@@ -10,15 +10,21 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -31,15 +37,23 @@ namespace mhv::net::testing {
 inline constexpr int kSoonMs = 10'000;  // what comes, comes within this
 
 // Moves the whole test program into network and mount namespaces of its own: all links and mounts end with it, however it ends.
-// Call it with one thread running. False: not root.
-inline bool enter_lab() {
-  static const bool entered = [] {
-    if (::geteuid() != 0 || ::access("/dev/net/tun", R_OK | W_OK) != 0) return false;
-    if (::unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return false;
-    // A second /sys and /run of no use here; IPv6 would talk on every link.
-    return std::system("echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link set lo up") == 0;
+// Call it with one thread running. Returns why it could not; "" when it did.
+inline const std::string& enter_lab() {
+  static const std::string obstacle = []() -> std::string {
+    if (::geteuid() != 0) return "needs root: it makes links";
+    if (::access("/dev/net/tun", R_OK | W_OK) != 0) return "needs /dev/net/tun";
+    if (std::system("command -v ip >/dev/null && command -v nsenter >/dev/null") != 0)
+      return "needs ip and nsenter: the packages iproute2 and util-linux";
+    if (::unshare(CLONE_NEWNET | CLONE_NEWNS) != 0 || ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      return std::string("needs namespaces of its own: ") + std::strerror(errno);
+    }
+    // IPv6 would talk on every link. A kernel without it has no such file.
+    if (std::system("f=/proc/sys/net/ipv6/conf/default/disable_ipv6; ip link set lo up && { [ ! -e $f ] || echo 1 >$f; }") != 0) {
+      return "needs to set links up in a namespace of its own";
+    }
+    return {};
   }();
-  return entered;
+  return obstacle;
 }
 
 inline void sh(const std::string& command) {
@@ -59,6 +73,35 @@ inline std::string output_of(const std::string& command) {
 inline bool readable(int fd, int ms) {
   pollfd poll_for{fd, POLLIN, 0};
   return ::poll(&poll_for, 1, ms) > 0;
+}
+
+// IFF_UP, IFF_RUNNING and so on as they stand, in the namespace of `socket`. rtnetlink would have the kernel come round to a new
+// carrier first.
+inline int flags_of(int socket, const std::string& link) {
+  ifreq request{};
+  link.copy(request.ifr_name, sizeof request.ifr_name - 1);
+  return ::ioctl(socket, SIOCGIFFLAGS, &request) == 0 ? request.ifr_flags : 0;
+}
+
+// Runs `work` in a process that kills itself before its `change`th change to anything. True: it got to the end.
+inline bool killed_at(int change, const std::function<void(std::function<void()>)>& work) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    int left = change;
+    try {
+      work([&left] {
+        if (left-- == 0) ::kill(::getpid(), SIGKILL);
+      });
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "%s\n", e.what());
+      ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(pid, &status, 0);
+  EXPECT_TRUE(WIFSIGNALED(status) || WEXITSTATUS(status) == 0);
+  return WIFEXITED(status);
 }
 
 // Frames of an EtherType for experiments, which carry a number.

@@ -64,7 +64,10 @@ class Process {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
   }
-  pid_t pid() const { return pid_; }
+  bool running() const {
+    siginfo_t ended{};
+    return ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == 0;
+  }
 
  private:
   pid_t pid_;
@@ -73,14 +76,17 @@ class Process {
 class OvsSwapTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!enter_lab()) GTEST_SKIP() << "needs root and /dev/net/tun: it makes links";
-    if (::access("/usr/sbin/ovs-vswitchd", X_OK) != 0) GTEST_SKIP() << "needs openvswitch-switch";
+    if (!enter_lab().empty()) GTEST_SKIP() << enter_lab();
+    if (::access("/usr/sbin/ovs-vswitchd", X_OK) != 0) GTEST_SKIP() << "needs the package openvswitch-switch, for a switch of its own";
     const std::string folder = folder_.path();
     ::setenv("OVS_RUNDIR", folder.c_str(), 1);
     sh("ovsdb-tool create " + folder + "/conf.db /usr/share/openvswitch/vswitch.ovsschema");
     const std::string database = "unix:" + folder + "/db.sock";
     server_.emplace("ovsdb-server --remote=p" + database + " --no-chdir -vconsole:off " + folder + "/conf.db");
-    while (::access((folder + "/db.sock").c_str(), F_OK) != 0) ::usleep(1000);  // a readiness poll
+    while (::access((folder + "/db.sock").c_str(), F_OK) != 0) {  // a readiness poll
+      if (!server_->running()) throw std::runtime_error("ovsdb-server has ended");
+      ::usleep(1000);
+    }
     vsctl_ = "ovs-vsctl --timeout=20 --db=" + database + " ";
     sh(vsctl_ + "--no-wait init");
     switch_.emplace("ovs-vswitchd " + database + " --no-chdir --disable-system --pidfile=" + folder + "/vswitchd.pid -vconsole:off");
@@ -96,9 +102,9 @@ class OvsSwapTest : public ::testing::Test {
     before_ = row();
   }
   void TearDown() override {
-    if (!namespaces_) return;
+    if (IsSkipped()) return;
     guest_.reset();
-    namespaces_->remove("tap0");
+    if (namespaces_) namespaces_->remove("tap0");
     switch_.reset();
     server_.reset();
     if (std::system("ip link del far0; ip link del tap0 2>/dev/null; ip link del br-int 2>/dev/null; ip link del ovs-netdev") != 0) return;
@@ -164,16 +170,7 @@ TEST_F(OvsSwapTest, NothingPassesButThroughTheEngineAndThePortStaysTheSame) {
 TEST_F(OvsSwapTest, KilledAtAnyStepASwapIsFinishedAndUndone) {
   for (int step = 0;; ++step) {
     SCOPED_TRACE("before change " + std::to_string(step));
-    const pid_t pid = ::fork();
-    if (pid == 0) {
-      int left = step;
-      swap([&left] {
-        if (left-- == 0) ::kill(::getpid(), SIGKILL);
-      }).interpose("tap0");
-      ::_exit(0);
-    }
-    int status = 0;
-    ::waitpid(pid, &status, 0);
+    const bool done = killed_at(step, [&](std::function<void()> at) { swap(std::move(at)).interpose("tap0"); });
     {
       PacketPath path(std::move(swap().interpose("tap0")[0]));
       settle();
@@ -182,7 +179,7 @@ TEST_F(OvsSwapTest, KilledAtAnyStepASwapIsFinishedAndUndone) {
     }
     swap().undo("tap0");
     expect_plain();
-    if (WIFEXITED(status) || HasFailure()) return;
+    if (done || HasFailure()) return;
   }
 }
 

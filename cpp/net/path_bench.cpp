@@ -237,7 +237,7 @@ class Bench {
 };
 
 void run() {
-  if (!enter_lab()) throw std::runtime_error("needs root and /dev/net/tun");
+  if (!enter_lab().empty()) throw std::runtime_error(enter_lab());
   sh("ip link add br0 type bridge && ip link set br0 up");
   sh("ip link add far0 type veth peer name far1 && ip link set far0 master br0 up && ip link set far1 up");
   Bench bench;

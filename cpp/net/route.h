@@ -30,6 +30,7 @@ struct Link {
   std::uint32_t queue = 0;  // txqueuelen
   MacAddress address{};
   bool up = false;
+  bool passing = false;           // it has a carrier, and the kernel has come round to that: what is sent on it is not dropped
   int peer = 0;                   // a veth's other end: its index in its own namespace
   bool filters_vlans = false;     // a bridge
   std::vector<PortSetting> port;  // those of a bridge port that another port may be given

@@ -1,6 +1,7 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <libmnl/libmnl.h>
+#include <linux/if.h>
 #include <linux/if_bridge.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
@@ -9,7 +10,6 @@
 #include <linux/rtnetlink.h>
 #include <linux/tc_act/tc_mirred.h>
 #include <linux/veth.h>
-#include <net/if.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -113,6 +113,7 @@ void read_attribute(const nlattr* a, Link* link) {
     case IFLA_IFNAME: link->name = mnl_attr_get_str(a); break;
     case IFLA_MASTER: link->master = static_cast<int>(mnl_attr_get_u32(a)); break;
     case IFLA_MTU: link->mtu = mnl_attr_get_u32(a); break;
+    case IFLA_OPERSTATE: link->passing = mnl_attr_get_u8(a) == IF_OPER_UP; break;
     case IFLA_TXQLEN: link->queue = mnl_attr_get_u32(a); break;
     case IFLA_LINK: link->peer = static_cast<int>(mnl_attr_get_u32(a)); break;
     case IFLA_LINKINFO: read_kinds(a, link); break;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/error.h"
 #include "net/tap.h"
@@ -16,6 +18,7 @@ constexpr const char* kUp = "up0";
 constexpr const char* kOuter = "mhv%d";
 constexpr std::uint32_t kEngineQueue = 10'000;  // packets: a burst while the engine does not run
 constexpr std::size_t kNameMax = 15;
+constexpr std::chrono::seconds kPassingWithin{5};  // the kernel looks once a second at a link that it takes for not urgent
 
 Link expect(std::optional<Link> link, const std::string& what) {
   if (!link) throw Error(Code::kGone, what + " is gone", "the guest has ended, or was unplugged from its network");
@@ -42,6 +45,18 @@ void rename(RouteSocket& links, int index, const std::string& name) {
     if (e.code() != Code::kBusy) throw;
     links.change(index, {.name = name, .up = false});
     links.change(index, {.up = true});
+  }
+}
+
+// The kernel comes round to a new carrier some time later. Until then such a link drops what is sent on it, and the bridge takes nothing
+// from it.
+void wait_until_passing(RouteSocket& links, int index, const std::string& what) {
+  const auto until = std::chrono::steady_clock::now() + kPassingWithin;
+  while (!expect(links.find(index), what).passing) {
+    if (std::chrono::steady_clock::now() >= until) {
+      throw Error(Code::kUnavailable, fmt::format("{} does not come up", what), "the host may be overloaded: try again");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
 }
 
@@ -133,6 +148,7 @@ std::vector<Fd> TapSwap::complete(const std::string& tap, Namespaces::Inside ins
     ovs_.reopen(tap, moved.outer.index);
     host.change(moved.outer.index, {.up = true});  // letting go of the old device, it puts back its flags, on whatever has the name
   }
+  wait_for_way_out(moved, host, within);  // a rename or the switch may have set it down for a moment
   const std::optional<Link> unclaimed = inbound ? std::nullopt : within.find(kInbound);
   if (unclaimed) within.remove(unclaimed->index);
   return engines;
@@ -163,7 +179,13 @@ TapSwap::Ends TapSwap::prepare(const std::string& tap, RouteSocket& host, RouteS
     host.change(ends.outer.index, {.up = true});
     ends.outer = expect(outer_of(host, ends.up), "the outer end of " + tap);
   }
+  wait_for_way_out(ends, host, within);
   return ends;
+}
+
+void TapSwap::wait_for_way_out(const Ends& ends, RouteSocket& host, RouteSocket& within) {
+  wait_until_passing(within, ends.up.index, kUp);
+  wait_until_passing(host, ends.outer.index, "the outer end of " + ends.tap.name);
 }
 
 // The network is down for the guest from the move until the last line.

@@ -59,6 +59,7 @@ class TapSwap {
   void check_plugged(const std::string& tap);
   std::vector<Fd> complete(const std::string& tap, Namespaces::Inside inside, bool inbound);
   Ends prepare(const std::string& tap, RouteSocket& host, RouteSocket& within, int engine, int host_net);
+  static void wait_for_way_out(const Ends& ends, RouteSocket& host, RouteSocket& within);
   void connect(const Ends& ends, RouteSocket& host, RouteSocket& within, int engine, int engine_inbound);
   Link engine_tap(RouteSocket& within, int tun, const char* name);
   void put_back(const std::string& tap, RouteSocket& host, RouteSocket& within, std::optional<Link> outer);
