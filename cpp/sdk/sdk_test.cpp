@@ -220,7 +220,7 @@ TEST_F(SdkTest, SpeaksUp) {
   engine->say(Type::kEvent, 0, {{"kind", "x"}});
   EXPECT_EQ(engine->json(Type::kAlert), (Json{{"severity", "critical"}, {"title", "title"}, {"detail", {{"why", "so"}}}}));
   EXPECT_EQ(engine->json(Type::kEvent), (Json{{"kind", "y"}}));
-  EXPECT_EQ(engine->json(Type::kAsk), (Json{{"action", "rollback"}, {"reason", "reason"}}));
+  EXPECT_EQ(engine->json(Type::kAsk), (Json{{"action", "rollback"}, {"reason", "reason"}, {"before_ns", 0}}));
   EXPECT_EQ(engine->text(Type::kLog).size(), 4096u);
 }
 

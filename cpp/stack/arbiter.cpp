@@ -129,7 +129,6 @@ Arbitration arbitrate(std::span<const Manifest> stack) {
     out.grants.push_back({layer.name, claims});
     out.write_protect |= claims.written_pages || claims.has(MemoryAccess::kTrapWrite);
     out.missing |= claims.restore || claims.has(MemoryAccess::kTrapMissing);
-    if (claims.network != NetworkClaim::kNone) out.packets.push_back(layer.name);
   }
   return out;
 }

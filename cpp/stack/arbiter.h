@@ -1,8 +1,7 @@
 // Which layers go together on one guest.
 //
-//   shared       readers of memory, processors, disks and events, in any number; packet filters, one behind the other in the stack's order
-//                (what one lets through or releases, the next one sees); interest in writes and in missing pages, merged on the one
-//                userfaultfd that a guest has
+//   shared       readers of memory, processors, disks and events, in any number; interest in writes and in missing pages, merged on the
+//                one userfaultfd that a guest has
 //   one only     writer of a range of memory; supplier of missing pages of a range; who sets processors; who delays disks; who injects
 //                packets; who puts the whole guest back (`restore`)
 //   needed       who may ask for `checkpoint` or `rollback` needs a layer that restores
@@ -25,10 +24,9 @@ struct Grant {
 };
 
 struct Arbitration {
-  std::vector<Grant> grants;         // in the stack's order
-  bool write_protect = false;        // the guest's userfaultfd has to tell of writes,
-  bool missing = false;              // of missing pages
-  std::vector<std::string> packets;  // the layers on the packet path, in order; those that see alone included
+  std::vector<Grant> grants;   // in the stack's order
+  bool write_protect = false;  // the guest's userfaultfd has to tell of writes,
+  bool missing = false;        // of missing pages
 };
 
 // `stack`: in the order in which the layers are called. Everything that is claimed is granted, or throws an Error that names the layers,
