@@ -227,13 +227,13 @@ def test_services_that_nobody_allowed_are_refused_with_those_that_are(operator):
 def test_a_configuration_is_checked_against_the_manifest(operator):
     with pytest.raises(exception.ValidationError, match="the configuration of heat-map is wrong at /top: 'many' is not of type 'integer'"):
         validators.validate("mhv:configure_heat-map", '{"top": "many"}')
-    for name, value in (("heat-map", '{"tpo": 5}'), ("integrity", '{"on_finding": "hold"}'), ("checkpoint", '{"x": 1}')):
+    for name, value in (("heat-map", '{"tpo": 5}'), ("integrity", '{"on_finding": "stop"}'), ("checkpoint", '{"x": 1}')):
         with pytest.raises(exception.ValidationError, match=f"the configuration of {name} is wrong at /: Additional properties"):
             validators.validate(f"mhv:configure_{name}", value)
 
 
 def test_what_integrity_does_about_a_finding(registered):
-    for action in ("alert", "hold", "checkpoint", "rollback", "stop"):
+    for action in ("alert", "checkpoint", "rollback", "stop"):
         validators.validate("mhv:configure_integrity", json.dumps({"on_finding": action}))
     with pytest.raises(exception.ValidationError, match="wrong at /on_finding.*'panic' is not one of .*rollback"):
         validators.validate("mhv:configure_integrity", '{"on_finding": "panic"}')

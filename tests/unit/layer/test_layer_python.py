@@ -57,7 +57,7 @@ def test_decides_packets(engine):
 def test_speaks_up(engine):
     engine.say(event={"kind": "x", "title": "t\u00e4"})
     assert engine.expect(ALERT) == {"severity": "warning", "title": "t\u00e4", "detail": {"n": 1}}
-    assert engine.expect(ASK) == {"action": "checkpoint", "reason": "why"}
+    assert engine.expect(ASK) == {"action": "checkpoint", "reason": "why", "before_ns": 0}
     assert engine.expect(LOG) == "said"
     engine.say(event={"kind": "x"})
     assert engine.expect(LOG) == "on_event: KeyError: 'title'"
