@@ -18,6 +18,7 @@ using namespace std::chrono_literals;
 constexpr auto kDelayFirst = 100ms;
 constexpr auto kDelayLast = 5s;
 constexpr auto kForgivenAfter = 1min;
+constexpr auto kLookAgain = 500ms;
 constexpr auto kCallTimeout = 30s;
 constexpr int kFirstMemoryDescriptor = 6;  // in the layer, behind its channel and its two eventfds
 constexpr std::size_t kRangesMax = 4096;
@@ -144,8 +145,14 @@ void Layers::start(Entry& entry) {
   control_.send(report, std::array{channel.layer.memory.get(), channel.layer.wakes_me.get(), channel.layer.wakes_peer.get()});
 }
 
+// Only of a guest that runs: one that does not may be about to be filled on demand, and what a layer touches of memory that is not there
+// yet would be taken for content (ARCHITECTURE.md, invariant 6).
 void Layers::try_to_start(Entry& entry) {
   try {
+    if (!live_->machine.running()) {
+      entry.start_at = Clock::now() + kLookAgain;
+      return;
+    }
     start(entry);
   } catch (const Error& error) {
     if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;

@@ -106,3 +106,18 @@ def test_layers_survive_the_worker(engine, host, guest):
     introspect(engine, guest, "processes")
     assert len(jails_of(guest, "introspection")) == 1
     guest.assert_whole()
+
+
+def test_a_guest_that_starts_at_a_checkpoint_has_its_layers(engine, host, guest):
+    guest.set("a", "1")
+    checkpoint = engine.create(guest.name)
+    guest.set("a", "2")
+    host.virsh("destroy", guest.name)
+    engine.wait_state(guest.name, "stopped")
+    lab.wait_until("its layer to be gone", lambda: not jails_of(guest, "introspection"))
+    engine.restore(guest.name, checkpoint["id"])
+    guest.wait_answer()
+    assert guest.get("a") == "1"
+    wait_ready(engine, guest, "introspection")
+    assert introspect(engine, guest, "processes")
+    guest.assert_whole()
