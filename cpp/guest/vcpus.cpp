@@ -66,6 +66,7 @@ std::vector<ring::Vcpu> parse_vcpus(std::span<const std::byte> state) {
     if (section[0] != kFullSection || big<std::uint32_t>(section, kVersionAt) != kCpuVersion) continue;
     if (big<std::uint32_t>(section, kInstanceAt) != out.size() || out.size() == kVcpusMax) continue;
     out.push_back(parse_vcpu(section.subspan(kHeadBytes)));
+    from = name + kCpuBytesMin;
   }
 }
 
