@@ -72,6 +72,9 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
 void Layers::guest_up(checkpoint::LiveGuest& live, checkpoint::Lineage& lineage) {
   live_ = &live;
   lineage_ = &lineage;
+  for (const auto& entry : entries_) {
+    if (!entry->running) entry->start_at = Clock::now();
+  }
   lineage.on_written([this](const std::vector<PageRange>* pages) {
     for (const auto& entry : entries_) {
       if (!entry->charter.written_pages || !entry->running) continue;
