@@ -191,7 +191,7 @@ def check(name: str, value: str, catalog: layers.Catalog | None = None) -> objec
     try:
         parsed = parser(value)
         if catalog is not None and service:
-            catalog.check_names([service])
+            catalog.check_name(service)
             catalog.check_configuration(service, layers.parse_configuration(value))
         elif catalog is not None and isinstance(parsed, tuple):
             catalog.check_names(parsed)

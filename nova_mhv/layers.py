@@ -83,11 +83,15 @@ class Catalog:
     names: tuple[str, ...] = BUILT_IN
     manifests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def check_name(self, name: str) -> None:
+        """Raises LayerError for an unknown one."""
+        if name not in self.names:
+            raise LayerError(f"{shown(name)} is no hypervisor service; valid: {', '.join(self.names)}")
+
     def check_names(self, names: Sequence[str]) -> None:
         """Raises LayerError for an unknown one, and for two that cannot be had together, with both and the reason."""
         for name in names:
-            if name not in self.names:
-                raise LayerError(f"{shown(name)} is no hypervisor service; valid: {', '.join(self.names)}")
+            self.check_name(name)
         arbitrate([self.manifests.get(name, name) for name in names if name in self.manifests or name == IN_THE_ENGINE])
 
     def check_configuration(self, name: str, configuration: Mapping[str, Any]) -> None:

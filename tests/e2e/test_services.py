@@ -69,6 +69,16 @@ def test_what_no_flavor_can_have_is_refused(admin, key, value, reason):
     assert status != 0 and reason in err
 
 
+def test_a_configuration_is_taken_by_itself(admin):
+    """Nova has each spec checked alone, and the services that go with it may come with another command."""
+    setting = """mhv:configure_integrity={"on_finding": "stop"}"""
+    flavor = admin.sdk.compute.create_flavor(name="m1.tiny.configured", ram=192, vcpus=1, disk=1)
+    try:
+        admin("--os-compute-api-version", "2.86", "flavor", "set", "m1.tiny.configured", "--property", setting)
+    finally:
+        admin.sdk.compute.delete_flavor(flavor.id)
+
+
 def test_what_a_server_cannot_have_is_refused(servers, watched):
     server = servers(watched)
     status, _, err = server.client.run("server", "service", "add", server.id, "teleport")

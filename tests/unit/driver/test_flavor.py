@@ -81,10 +81,7 @@ WRONG = [
     ("mhv:", "1", "mhv:services, mhv:checkpoint_interval_s"),
     ("mhv:configure_", "{}", "mhv:configure_SERVICE"),
     ("mhv:configure_../x", "{}", "mhv:configure_SERVICE"),
-    *(
-        ("mhv:configure_integrity", value, "valid: a JSON object")
-        for value in ("", "hold", "[]", "null", "{", '{"a": NaN}', "[" * 255)
-    ),
+    *(("mhv:configure_integrity", value, "valid: a JSON object") for value in ("", "hold", "[]", "null", "{", '{"a": NaN}', "[" * 255)),
     ("mhv:configure_integrity", '{"a": "' + "x" * 255 + '"}', "at most 255"),
 ]
 
@@ -230,6 +227,16 @@ def test_a_configuration_is_checked_against_the_manifest(operator):
     for name, value in (("heat-map", '{"tpo": 5}'), ("integrity", '{"on_finding": "stop"}'), ("checkpoint", '{"x": 1}')):
         with pytest.raises(exception.ValidationError, match=f"the configuration of {name} is wrong at /: Additional properties"):
             validators.validate(f"mhv:configure_{name}", value)
+
+
+def test_a_configuration_is_taken_before_its_services(registered, monkeypatch):
+    def refuse(stack):
+        raise layers.LayerError(f"{stack} cannot be had alone")
+
+    monkeypatch.setattr(layers, "arbitrate", refuse)
+    validators.validate("mhv:configure_integrity", '{"on_finding": "stop"}')
+    with pytest.raises(exception.ValidationError, match="cannot be had alone"):
+        validators.validate("mhv:services", "checkpoint,integrity")
 
 
 def test_what_integrity_does_about_a_finding(registered):
