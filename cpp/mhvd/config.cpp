@@ -27,7 +27,7 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--worker", config.worker, "the mhv-worker program; default: beside mhvd");
   app.add_option("--jail", config.jail, "the mhv-jail program; default: beside mhvd");
   app.add_option("--layer-folder", config.layer_folders,
-                 "folder of layers' packages, may be repeated; default: layers/ beside mhvd, and layers/ in the state folder");
+                 "folder of layers' packages, trusted as they are; may be repeated; default: layers/ beside mhvd");
   app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
   app.add_option("--store-key-file", config.store_key_file,
                  "32 random bytes: checkpoints of guests that have none yet are encrypted with it; made by: openssl rand -out FILE 32");
@@ -42,7 +42,7 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
     }
     if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
     if (config.jail.empty()) config.jail = beside_this_program("mhv-jail");
-    if (config.layer_folders.empty()) config.layer_folders = {beside_this_program("layers"), config.state_dir + "/layers"};
+    if (config.layer_folders.empty()) config.layer_folders = {beside_this_program("layers")};
     out.run = true;
   } catch (const CLI::ParseError& error) {
     out.exit_code = app.exit(error) == 0 ? 0 : 2;

@@ -16,7 +16,7 @@ struct Config {
   std::string libvirt_run_dir = "/run/libvirt";
   std::string worker;                      // program; "": mhv-worker beside this one
   std::string jail;                        // program; "": mhv-jail beside this one
-  std::vector<std::string> layer_folders;  // of packages; none: layers/ beside this program, and that of installed ones
+  std::vector<std::string> layer_folders;  // of packages, trusted as they are; none: layers/ beside this program
   std::string user = "nova-mhv";
   std::string log_level = "info";
   std::string store_key_file;  // "": stores are not encrypted
