@@ -28,6 +28,10 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--jail", config.jail, "the mhv-jail program; default: beside mhvd");
   app.add_option("--layer-folder", config.layer_folders,
                  "folder of layers' packages, trusted as they are; may be repeated; default: layers/ beside mhvd");
+  app.add_option("--installed-layers", config.installed_layers, "where \"mhvctl layer install\" puts packages, checked before each start")
+      ->capture_default_str();
+  app.add_option("--vendor-keys", config.vendor_keys, "folder with VENDOR.pem of each vendor that is allowed")->capture_default_str();
+  app.add_option("--revoked", config.revoked, "list of revoked keys and packages")->capture_default_str();
   app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
   app.add_option("--store-key-file", config.store_key_file,
                  "32 random bytes: checkpoints of guests that have none yet are encrypted with it; made by: openssl rand -out FILE 32");

@@ -14,8 +14,11 @@ struct Config {
   std::string state_dir = "/var/lib/nova-mhv";
   std::string libvirt_uri = "qemu:///system";
   std::string libvirt_run_dir = "/run/libvirt";
-  std::string worker;                      // program; "": mhv-worker beside this one
-  std::string jail;                        // program; "": mhv-jail beside this one
+  std::string worker;                                         // program; "": mhv-worker beside this one
+  std::string jail;                                           // program; "": mhv-jail beside this one
+  std::string installed_layers = "/var/lib/nova-mhv/layers";  // packages of vendors: checked before each start
+  std::string vendor_keys = "/etc/nova-mhv/vendors";
+  std::string revoked = "/etc/nova-mhv/revoked";
   std::vector<std::string> layer_folders;  // of packages, trusted as they are; none: layers/ beside this program
   std::string user = "nova-mhv";
   std::string log_level = "info";

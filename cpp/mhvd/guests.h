@@ -22,7 +22,9 @@ class Guests {
  public:
   // `config` and `hypervisor` outlive it.
   Guests(const Config& config, Hypervisor& hypervisor)
-      : config_(config), hypervisor_(hypervisor), layers_{LayerRegistry(config.layer_folders), {}} {}
+      : config_(config),
+        hypervisor_(hypervisor),
+        layers_{LayerRegistry(config.layer_folders, config.installed_layers, {config.vendor_keys, config.revoked}), {}} {}
   ~Guests();
 
   void load();  // what the state folder knows; finishes interrupted forgets

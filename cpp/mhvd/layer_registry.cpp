@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 
 #include "base/error.h"
@@ -14,6 +15,17 @@ namespace mhv::mhvd {
 namespace {
 
 constexpr std::size_t kPackagesMax = 256;
+
+// Their names; none: there is no such folder.
+std::vector<std::string> folders_in(const std::string& folder) {
+  std::vector<std::string> out;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    if (entry.is_directory(error)) out.push_back(entry.path().filename().string());
+  }
+  std::ranges::sort(out);
+  return out;
+}
 
 }  // namespace
 
@@ -30,18 +42,39 @@ std::optional<LayerPackage> LayerRegistry::look(const std::string& folder) const
   }
 }
 
+std::vector<std::string> LayerRegistry::candidates() const {
+  std::vector<std::string> out;
+  for (const std::string& folder : folders_) {
+    for (const std::string& name : folders_in(folder)) out.push_back(folder + "/" + name);
+  }
+  for (const std::string& name : folders_in(installed_)) {
+    std::vector<std::string> versions = folders_in(installed_ + "/" + name);
+    if (versions.empty()) continue;
+    const auto newest =
+        std::ranges::max_element(versions, [](const auto& a, const auto& b) { return ::strverscmp(a.c_str(), b.c_str()) < 0; });
+    out.push_back(installed_ + "/" + name + "/" + *newest);
+  }
+  return out;
+}
+
 std::vector<LayerPackage> LayerRegistry::all() const {
   std::vector<LayerPackage> out;
-  for (const std::string& folder : folders_) {
+  for (const std::string& folder : candidates()) {
     std::error_code error;
-    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-      if (!std::filesystem::exists(entry.path() / "manifest.json", error) || out.size() == kPackagesMax) continue;
-      const std::optional<LayerPackage> package = look(entry.path().string());
-      const auto same = [&](const LayerPackage& other) { return other.manifest.name == package->manifest.name; };
-      if (package && std::ranges::none_of(out, same)) out.push_back(*package);
-    }
+    if (out.size() == kPackagesMax || !std::filesystem::exists(folder + "/manifest.json", error)) continue;
+    std::optional<LayerPackage> package = look(folder);
+    const auto same = [&](const LayerPackage& other) { return other.manifest.name == package->manifest.name; };
+    if (!package || std::ranges::any_of(out, same)) continue;
+    package->installed = folder.starts_with(installed_ + "/");
+    out.push_back(std::move(*package));
   }
   std::ranges::sort(out, {}, [](const LayerPackage& package) { return package.manifest.name; });
+  return out;
+}
+
+LayerPackage LayerRegistry::find_trusted(const std::string& name) const {
+  LayerPackage out = find(name);
+  if (out.installed) out.manifest = package::verify_installed(out.folder, trust_).manifest;
   return out;
 }
 

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
@@ -35,7 +36,7 @@ TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
   write(folder.file("a/empty/other"), "");
   write(folder.file("b/one/manifest.json"), manifest("one", "2"));
   write(folder.file("b/two/manifest.json"), manifest("two"));
-  const LayerRegistry registry({folder.file("a"), folder.file("b"), folder.file("none")});
+  const LayerRegistry registry({folder.file("a"), folder.file("b"), folder.file("none")}, folder.file("no"), {});
   const auto all = registry.all();
   ASSERT_EQ(all.size(), 2);
   EXPECT_EQ(all[0].manifest.name, "one");
@@ -54,7 +55,7 @@ TEST(LayerRegistry, FindsPackagesInTheOrderOfItsFolders) {
 TEST(LayerRegistry, GivesLayersTheirConfigurations) {
   const TempFolder folder;
   write(folder.file("one/manifest.json"), manifest("one"));
-  const LayerRegistry registry({folder.file("")});
+  const LayerRegistry registry({folder.file("")}, folder.file("no"), {});
   protocol::ServiceOptions options;
   options.add_services("checkpoint");
   options.add_services("one");
@@ -70,6 +71,33 @@ TEST(LayerRegistry, GivesLayersTheirConfigurations) {
   options.clear_configurations();
   options.add_services("two");
   EXPECT_THROW(registry.check(options), Error);
+}
+
+TEST(LayerRegistry, ChecksWhatIsInstalledBeforeItIsStarted) {
+  const TempFolder folder;
+  const std::string keys = folder.file("keys"), installed = folder.file("installed");
+  std::filesystem::create_directories(keys);
+  ASSERT_EQ(
+      std::system(
+          ("cd " + keys + " && openssl genpkey -algorithm ed25519 -out secret && openssl pkey -in secret -pubout -out v.pem").c_str()),
+      0);
+  const package::Trust trust{keys, folder.file("revoked")};
+  for (const char* const version : {"9", "10"}) {
+    const std::string made = folder.file(std::string("made") + version);
+    write(made + "/manifest.json", manifest("one", version));
+    write(made + "/p", "program", true);
+    std::filesystem::permissions(made + "/p", std::filesystem::perms(0755));
+    package::pack(made, keys + "/secret", made + ".tar");
+    package::install(made + ".tar", trust, installed);
+  }
+  const LayerRegistry registry({}, installed, trust);
+  EXPECT_EQ(registry.find_trusted("one").manifest.version, "10");
+  std::ofstream(installed + "/one/10/p") << "another";
+  EXPECT_THROW(registry.find_trusted("one"), Error);
+  std::filesystem::remove_all(installed + "/one/10");
+  EXPECT_EQ(registry.find_trusted("one").manifest.version, "9");
+  std::filesystem::remove(keys + "/v.pem");
+  EXPECT_THROW(registry.find_trusted("one"), Error);
 }
 
 TEST(SubordinateIds, AreThoseOfTheUser) {
