@@ -278,6 +278,15 @@ TEST_F(BrokerTest, OpensTheFileBehindSharedRam) {
   EXPECT_EQ(error_of([&] { client_->open_mapping(qemu().pid(), start, ram.start, ram.end - 4096); }).code(), Code::kNotFound);
 }
 
+TEST_F(BrokerTest, WhatIsForReadingCannotBeOpenedAgainForWriting) {
+  const Qemu::Mapping ram = qemu().mapping("/memfd:", "rw-s");
+  const Fd file = client_->open_mapping(qemu().pid(), qemu().start_time(), ram.start, ram.end, /*read_only=*/true);
+  struct stat info {};
+  ASSERT_EQ(::fstat(file.get(), &info), 0);
+  EXPECT_EQ(::fcntl(file.get(), F_GETFL) & O_ACCMODE, O_RDONLY);
+  EXPECT_EQ(info.st_mode & 0777, 0704u);
+}
+
 TEST_F(BrokerTest, RefusesMappingsThatAreNoSharedRam) {
   const auto start = qemu().start_time();
   const Qemu::Mapping libc = qemu().mapping("libc.so", "r-xp");
@@ -411,8 +420,8 @@ TEST_F(BrokerTest, KeepsFewPrivileges) {
   ASSERT_TRUE(client_->ping());  // it serves, so it has given up what it will
   const std::string pid = std::to_string(broker_->pid());
   const std::string status = read_file("/proc/" + pid + "/status", 65536);
-  EXPECT_THAT(status, ::testing::HasSubstr("CapEff:\t0000010000080006"));
-  EXPECT_THAT(status, ::testing::HasSubstr("CapBnd:\t0000010000080006"));
+  EXPECT_THAT(status, ::testing::HasSubstr("CapEff:\t000001000008000e"));
+  EXPECT_THAT(status, ::testing::HasSubstr("CapBnd:\t000001000008000e"));
   EXPECT_THAT(status, ::testing::HasSubstr("NoNewPrivs:\t1"));
   EXPECT_THAT(status, ::testing::HasSubstr("Seccomp:\t2"));
 }

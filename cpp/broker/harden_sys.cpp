@@ -119,8 +119,8 @@ void filter_system_calls(const Needs& needs) {
 
 Needs broker_needs() {
   constexpr unsigned kCapCheckpointRestore = 40;  // Linux 5.9; opens /proc/PID/map_files without CAP_SYS_ADMIN
-  return {{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, kCapCheckpointRestore},
-          {SCMP_SYS(fork), SCMP_SYS(vfork), SCMP_SYS(wait4), SCMP_SYS(ptrace)},
+  return {{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_SYS_PTRACE, kCapCheckpointRestore},
+          {SCMP_SYS(fork), SCMP_SYS(vfork), SCMP_SYS(wait4), SCMP_SYS(ptrace), SCMP_SYS(fchmod)},
           {}};
 }
 

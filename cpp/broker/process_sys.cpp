@@ -184,7 +184,11 @@ Fd QemuProcess::open_mapping(std::uint64_t start, std::uint64_t end, int flags) 
   if (!maps_shared_writable(maps, start, end, file.st_ino)) {
     throw Error(Code::kPermission, fmt::format("mapping {} of process {} is not shared and writable", range, pid_));
   }
-  return Fd::open(fmt::format("/proc/self/fd/{}", handle.get()), flags);
+  Fd out = Fd::open(fmt::format("/proc/self/fd/{}", handle.get()), flags);
+  // A memfd is everybody's to write: who has it for reading, and a /proc, could open it again for writing.
+  if (flags == O_RDONLY && ::fchmod(out.get(), (file.st_mode & S_IRWXU) | S_IROTH) != 0)
+    throw_errno("cannot keep others from writing " + path);
+  return out;
 }
 
 Fd QemuProcess::copy_fd(int number) const {

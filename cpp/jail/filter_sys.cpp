@@ -212,12 +212,13 @@ void confine_files() {
   if (::syscall(SYS_landlock_restrict_self, ruleset.get(), 0) != 0) throw_errno("cannot apply the Landlock rules");
 }
 
-void filter_system_calls() {
+void filter_system_calls(bool machine) {
   Filter filter;
   filter.add(SCMP_ACT_ALLOW, kFiles);
   filter.add(SCMP_ACT_ALLOW, kWaiting);
   filter.add(SCMP_ACT_ALLOW, kProcess);
   filter.add(SCMP_ACT_KILL_PROCESS, kFatal);
+  if (machine) filter.add(SCMP_ACT_ALLOW, std::array{SCMP_SYS(signalfd4)});
   // clone3 hides its flags in memory: glibc falls back to clone when it is missing.
   filter.add_when(SCMP_ACT_ALLOW, SCMP_SYS(clone), SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD | kNamespaces, CLONE_THREAD));
   filter.add(SCMP_ACT_ERRNO(ENOSYS), std::array{SCMP_SYS(clone3)});

@@ -8,7 +8,8 @@ namespace mhv::jail {
 void confine_files();
 
 // An allow-list. What is merely not on it fails with EPERM; what no honest program asks for, even to see whether it is there, ends
-// the process with SIGSYS. Threads yes, processes no: so the limits of one process are those of the layer. Throws kUnsupported.
-void filter_system_calls();
+// the process with SIGSYS. Threads yes, processes no: so the limits of one process are those of the layer. `machine`: with the few more
+// that an emulator cannot do without. Throws kUnsupported.
+void filter_system_calls(bool machine);
 
 }  // namespace mhv::jail

@@ -47,7 +47,8 @@ void fill_standard_descriptors() {
   }
 }
 
-// Bytes of the guest's memory among the descriptors. What the layer is to read must not be open for writing.
+// Bytes of files among the descriptors. What the layer is to read must not be open for writing, nor be such that a machine could open it
+// so.
 std::uint64_t check_descriptors(const Options& options) {
   std::uint64_t bytes = 0;
   for (int fd = kFirstDescriptor; fd < kFirstDescriptor + static_cast<int>(options.descriptors); ++fd) {
@@ -55,6 +56,9 @@ std::uint64_t check_descriptors(const Options& options) {
     const int flags = ::fcntl(fd, F_GETFL);
     if (flags < 0 || ::fstat(fd, &status) != 0) {
       throw Error(Code::kInvalid, fmt::format("descriptor {} is not open", fd), "--descriptors says how many are, from 3 on");
+    }
+    if (options.machine && fd > kFirstDescriptor && (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+      throw Error(Code::kInvalid, fmt::format("descriptor {} could be opened again for writing: its file is everybody's to write", fd));
     }
     if (fd >= kFirstMemory && ((flags & O_ACCMODE) != O_RDONLY || !S_ISREG(status.st_mode))) {
       throw Error(Code::kInvalid, fmt::format("descriptor {} is not memory that is open for reading alone", fd));
@@ -77,13 +81,45 @@ void default_signals() {
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-[[noreturn]] void become_layer(const Options& options, Pipe& confined) {
-  confined.write.close();
+// The layer's process and init share a root, which the former makes: what it shows may be its own alone. Neither goes on before the other
+// is confined.
+struct Steps {
+  Pipe entered = make_pipe(), confined = make_pipe();
+};
+
+// Waits for the other end's only byte. False: its process has ended.
+bool wait_for(const Fd& step) {
   char byte = 0;
-  (void)!::read(confined.read.get(), &byte, 1);  // ends when init closes it
+  ssize_t length = -1;
+  while ((length = ::read(step.get(), &byte, 1)) < 0 && errno == EINTR) {
+  }
+  return length == 1;
+}
+
+void reach(Fd& step) {
+  write_all(step.get(), std::as_bytes(std::span("s", 1)), "pipe");
+  step.close();
+}
+
+void confine(const Options& options, std::uint64_t mapped_bytes) {
+  set_limits(options, mapped_bytes);
+  drop_capabilities();
+  confine_files();
+}
+
+[[noreturn]] void become_layer(const Options& options, std::uint64_t mapped_bytes, NewRoot root, Steps& steps) {
+  steps.entered.read.close();
+  steps.confined.write.close();
+  if (options.machine) root.show_descriptors();
+  take_identity();
+  root.enter();
+  confine(options, mapped_bytes);
+  reach(steps.entered.write);
+  if (!wait_for(steps.confined.read)) ::_exit(kNotRun);
+  if (!options.machine && ::chdir("/layer") != 0) throw_errno("cannot enter the layer's package");
   default_signals();
   close_from(kFirstDescriptor + options.descriptors);
-  const std::string program = "/layer/" + options.program;
+  const std::string program = options.machine ? options.program : "/layer/" + options.program;
   std::vector<std::string> words = {program};
   words.insert(words.end(), options.arguments.begin(), options.arguments.end());
   const std::string path = "PATH=" + (options.python_home.empty() ? "" : options.python_home + "/bin:") + "/usr/bin:/bin";
@@ -93,7 +129,7 @@ void default_signals() {
   for (std::string& variable : variables) environment.push_back(variable.data());
   argv.push_back(nullptr);
   environment.push_back(nullptr);
-  filter_system_calls();
+  filter_system_calls(options.machine);
   ::execve(argv[0], argv.data(), environment.data());
   spdlog::error("cannot run {}: {}; it must be readable and executable by everybody, and its interpreter be there", options.program,
                 std::strerror(errno));
@@ -101,7 +137,7 @@ void default_signals() {
 }
 
 [[noreturn]] void reap_until_end_of(pid_t layer) {
-  filter_system_calls();
+  filter_system_calls(false);
   close_from(kFirstDescriptor);  // and the layer goes on
   for (;;) {
     int status = 0;
@@ -109,14 +145,6 @@ void default_signals() {
     if (ended < 0 && errno != EINTR) ::_exit(kNotRun);
     if (ended == layer) ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
   }
-}
-
-void wait_for(const Fd& go) {
-  char byte = 0;
-  ssize_t length = -1;
-  while ((length = ::read(go.get(), &byte, 1)) < 0 && errno == EINTR) {
-  }
-  if (length != 1) ::_exit(kNotRun);  // mhv-jail has ended
 }
 
 void end_with_parent(const Fd& go) {
@@ -131,21 +159,24 @@ void end_with_parent(const Fd& go) {
     const Fd null = Fd::open("/dev/null", O_RDONLY);
     if (::dup2(null.get(), 0) < 0 || ::dup2(output.get(), 1) < 0 || ::dup2(output.get(), 2) < 0) throw_errno("cannot redirect");
     spdlog::set_pattern("mhv-jail: %l: %v");
-    wait_for(go.read);
+    if (!wait_for(go.read)) ::_exit(kNotRun);  // mhv-jail has ended
     if (::unshare(CLONE_NEWCGROUP) != 0) throw_errno("cannot make a cgroup namespace");
     if (::setsid() < 0) throw_errno("cannot make a session");
     if (::sethostname("layer", 5) != 0) throw_errno("cannot name the layer's host");
+    if (::chdir("/") != 0) throw_errno("cannot leave the caller's folder");
     NewRoot root(options.package, options.python_home);
-    take_identity();
-    root.enter();
-    set_limits(options, mapped_bytes);
-    drop_capabilities();
-    confine_files();
-    end_with_parent(go.read);  // last of what changes credentials: that would undo it
-    Pipe confined = make_pipe();
+    Steps steps;
     const pid_t layer = ::fork();
     if (layer < 0) throw_errno("cannot start the layer");
-    if (layer == 0) become_layer(options, confined);
+    if (layer == 0) become_layer(options, mapped_bytes, std::move(root), steps);
+    steps.entered.write.close();
+    steps.confined.read.close();
+    if (wait_for(steps.entered.read)) {
+      take_identity();
+      confine(options, mapped_bytes);
+      end_with_parent(go.read);  // last of what changes credentials: that would undo it
+      reach(steps.confined.write);
+    }
     reap_until_end_of(layer);
   } catch (const Error& error) {
     spdlog::error("{}{}{}", error.what(), error.hint().empty() ? "" : ": ", error.hint());

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -99,6 +100,42 @@ TEST_P(Jail, AVirtualEnvironmentIsAtItsOwnPath) {
   set("--python-home", home);
   EXPECT_EQ(attempt({"read", home + "/bin/tool"}), "reached");
   EXPECT_EQ(attempt({"read", folder_.file("mhv-jail")}), "ENOENT");
+}
+
+Fd text_for_reading(const std::string& text, unsigned mode) {
+  const Fd writable = Fd::memory("guest");
+  write_all(writable.get(), std::as_bytes(std::span(text)), "memory");
+  if (::fchmod(writable.get(), mode) != 0) throw_errno("cannot restrict memory");
+  return Fd::open("/proc/self/fd/" + std::to_string(writable.get()), O_RDONLY);
+}
+
+TEST_P(Jail, AMachineOpensItsDescriptorsAgainAndNoWider) {
+  options_.push_back("--machine");
+  set("--package", "");
+  set("--program", "/usr/bin/dd");
+  const Fd image = text_for_reading("an image", 0444), memory = text_for_reading("a guest's memory", 0704);
+  const std::vector<int> fds = {image.get(), image.get(), image.get(), memory.get()};
+  const Ended read = run({"if=/fd/6"}, fds);
+  EXPECT_EQ(read.status, 0) << read.output;
+  EXPECT_NE(read.output.find("a guest's memory"), std::string::npos) << read.output;
+  for (const char* target : {"of=/fd/6", "of=/fd/4"}) {
+    const Ended written = run({"if=/fd/5", target, "conv=notrunc", "count=0"}, fds);
+    EXPECT_EQ(written.status, 1);
+    EXPECT_NE(written.output.find("Permission denied"), std::string::npos) << written.output;
+  }
+  for (const char* other : {"if=/proc/self/fd/6", "if=/proc/1/fd/6", "if=/layer/manifest.json", "if=/etc/passwd"}) {
+    EXPECT_NE(run({other}, fds).output.find("No such file"), std::string::npos) << other;
+  }
+}
+
+TEST_P(Jail, AMachineGetsNoMemoryThatEverybodyMayWrite) {
+  options_.push_back("--machine");
+  set("--package", "");
+  set("--program", "/usr/bin/dd");
+  const Fd image = text_for_reading("an image", 0444), memory = text_for_reading("a guest's memory", 0777);
+  const Ended ended = run({"if=/fd/6"}, {image.get(), image.get(), image.get(), memory.get()});
+  EXPECT_EQ(ended.status, kNotRun);
+  EXPECT_NE(ended.output.find("opened again for writing"), std::string::npos) << ended.output;
 }
 
 TEST_P(Jail, NothingIsLeftWhenItIsKilled) {

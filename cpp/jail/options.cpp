@@ -20,6 +20,13 @@ void check_paths(const Options& options) {
     }
   }
   const fs::path program(options.program);
+  if (options.machine) {
+    if (!options.package.empty() || program.parent_path() != "/usr/bin") {
+      throw Error(Code::kInvalid, "a machine has no package, and its program is one of /usr/bin");
+    }
+    return;
+  }
+  if (options.package.empty()) throw Error(Code::kInvalid, "--package is missing", "see mhv-jail --help");
   const bool outside = std::any_of(program.begin(), program.end(), [](const fs::path& part) { return part == ".."; });
   if (program.empty() || program.is_absolute() || outside) {
     throw Error(Code::kInvalid, "the program \"" + options.program + "\" is not a path within the package");
@@ -31,8 +38,9 @@ void check_paths(const Options& options) {
 Options parse_options(int argc, const char* const* argv, std::string& help) {
   Options out;
   CLI::App app{"Runs a layer's program where it reaches nothing but the descriptors it was given.", "mhv-jail"};
-  app.add_option("--package", out.package, "folder of the layer's package")->required();
-  app.add_option("--program", out.program, "program, a path within the package")->required();
+  app.add_flag("--machine", out.machine, "run an emulator of the host, whose descriptors are also /fd/N, instead of a package's program");
+  app.add_option("--package", out.package, "folder of the layer's package");
+  app.add_option("--program", out.program, "program, a path within the package; of a machine, its whole path")->required();
   app.add_option("--python-home", out.python_home, "virtual environment that it may read");
   app.add_option("--cgroup", out.cgroup, "cgroup (v2) delegated to the caller: limits are set there as well");
   app.add_option("--uid", out.uid, "host's user and group id, of the caller's range in /etc/subuid")

@@ -7,12 +7,15 @@
 
 namespace mhv::jail {
 
-inline constexpr int kFirstDescriptor = 3;  // the layer's: its channel, two eventfds, then guest memory
+// The layer's: its channel, what wakes it and the engine, then guest memory. A machine has its kernel and its first files in place of the
+// two that wake, and opens all of them again as /fd/N.
+inline constexpr int kFirstDescriptor = 3;
 inline constexpr int kFirstMemory = 6;
 
 struct Options {
-  std::string package;      // the folder of the layer's package: /layer inside
-  std::string program;      // beneath it
+  bool machine = false;     // the program is an emulator of the host, which runs the layer in a virtual machine
+  std::string package;      // the folder of the layer's package: /layer inside; empty of a machine
+  std::string program;      // beneath it; of a machine, its path
   std::string python_home;  // a virtual environment, at the same path inside; may be empty
   std::string cgroup;       // a cgroup (v2) that the caller was delegated; may be empty
   std::uint32_t uid = 0;    // on the host; the gid as well

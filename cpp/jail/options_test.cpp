@@ -33,6 +33,14 @@ TEST(Options, RefusesWhatLeadsOutOfThePackage) {
   }
 }
 
+TEST(Options, AMachineIsAProgramOfTheHost) {
+  EXPECT_EQ(parse({"--machine", "--program", "/usr/bin/qemu-system-x86_64"}).program, "/usr/bin/qemu-system-x86_64");
+  for (const char* program : {"/bin/sh", "/usr/bin/../sbin/x", "qemu-system-x86_64"}) {
+    EXPECT_EQ(code_of([&] { parse({"--machine", "--program", program}); }), Code::kInvalid) << program;
+  }
+  EXPECT_EQ(code_of([] { parse({"--machine", "--package", "/x", "--program", "/usr/bin/env"}); }), Code::kInvalid);
+}
+
 TEST(Options, RefusesRoot) {
   EXPECT_EQ(code_of([] { parse({"--package", "/x", "--program", "y", "--uid", "0"}); }), Code::kInvalid);
   EXPECT_EQ(code_of([] { parse({"--package", "/x"}); }), Code::kInvalid);

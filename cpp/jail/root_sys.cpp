@@ -40,9 +40,11 @@ NewRoot::NewRoot(const std::string& package, const std::string& python_home) {
       bind("/" + name, name);
     }
   }
-  bind(package, "layer");
+  if (!package.empty()) bind(package, "layer");
   if (!python_home.empty() && !python_home.starts_with("/usr/")) bind(python_home, python_home.substr(1));
 }
+
+void NewRoot::show_descriptors() { bind("/proc/self/fd", "fd"); }
 
 void NewRoot::bind(const std::string& source, const std::string& target) {
   Fd tree = Fd::own(::open_tree(AT_FDCWD, source.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | kRecursive));
@@ -67,7 +69,6 @@ void NewRoot::enter() {
   if (::umount2(".", MNT_DETACH) != 0) throw_errno("cannot leave the host's root");
   if (::chdir("/") != 0) throw_errno("cannot enter the layer's root");
   restrict_mount(AT_FDCWD, "/", 0, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, "the layer's root");
-  if (::chdir("/layer") != 0) throw_errno("cannot enter the layer's package");
 }
 
 }  // namespace mhv::jail

@@ -3,8 +3,9 @@
 //   /usr                      and /bin, /lib, /lib64: links where the host's are links
 //   /layer                    the package
 //   PYTHON_HOME               at its own path
+//   /fd                       of a machine, in place of /layer: its own descriptors, to be opened by path
 //
-// There is no /proc (nothing to open a descriptor again by), no /sys, no /dev, no /etc, no /tmp.
+// There is no /proc (but for /fd nothing to open a descriptor again by), no /sys, no /dev, no /etc, no /tmp.
 #pragma once
 
 #include <string>
@@ -18,7 +19,9 @@ namespace mhv::jail {
 class NewRoot {
  public:
   NewRoot(const std::string& package, const std::string& python_home);
-  // Ends in the new root's folder /layer; nothing of the old root is left.
+  // The caller's, which is the one process that can use it.
+  void show_descriptors();
+  // Ends in the new root; nothing of the old one is left, also of processes that share this mount namespace and were at its top.
   void enter();
 
  private:

@@ -32,6 +32,10 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
       ->capture_default_str();
   app.add_option("--vendor-keys", config.vendor_keys, "folder with VENDOR.pem of each vendor that is allowed")->capture_default_str();
   app.add_option("--revoked", config.revoked, "list of revoked keys and packages")->capture_default_str();
+  app.add_option("--service-vm", config.service_vms,
+                 "layer that runs in a virtual machine of its own instead of a process, or \"*\" for all; may be repeated");
+  app.add_option("--service-vm-image", config.service_vm_image,
+                 "folder with vmlinuz and initrd.gz of these machines; default: service-vm/ beside mhvd");
   app.add_option("--user", config.user, "user to become when started as root; \"root\" stays root")->capture_default_str();
   app.add_option("--store-key-file", config.store_key_file,
                  "32 random bytes: checkpoints of guests that have none yet are encrypted with it; made by: openssl rand -out FILE 32");
@@ -47,6 +51,7 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
     if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
     if (config.jail.empty()) config.jail = beside_this_program("mhv-jail");
     if (config.layer_folders.empty()) config.layer_folders = {beside_this_program("layers")};
+    if (config.service_vm_image.empty()) config.service_vm_image = beside_this_program("service-vm");
     out.run = true;
   } catch (const CLI::ParseError& error) {
     out.exit_code = app.exit(error) == 0 ? 0 : 2;

@@ -1,6 +1,7 @@
 // What mhvd was told on its command line and in its configuration file.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,6 +21,8 @@ struct Config {
   std::string vendor_keys = "/etc/nova-mhv/vendors";
   std::string revoked = "/etc/nova-mhv/revoked";
   std::vector<std::string> layer_folders;  // of packages, trusted as they are; none: layers/ beside this program
+  std::vector<std::string> service_vms;    // layers that run in one; "*": all
+  std::string service_vm_image;            // folder; "": service-vm/ beside this program
   std::string user = "nova-mhv";
   std::string log_level = "info";
   std::string store_key_file;  // "": stores are not encrypted
@@ -33,6 +36,9 @@ struct Config {
   std::string run_state_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".state"; }
   std::string uffd_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".uffd"; }
   std::string ramblock_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".ramblock"; }
+  bool runs_in_vm(const std::string& layer) const {
+    return std::ranges::any_of(service_vms, [&](const std::string& one) { return one == "*" || one == layer; });
+  }
   std::string guests_dir() const { return state_dir + "/guests"; }
   std::string guest_dir(const std::string& uuid) const { return guests_dir() + "/" + uuid; }
 };

@@ -11,7 +11,9 @@ std::vector<protocol::LayerSpec> Guest::layer_specs(const protocol::ServiceOptio
   std::vector<protocol::LayerSpec> out;
   for (const std::string& service : options.services()) {
     try {
-      if (!stack::is_built_in(service)) out.push_back(layer_host_.registry.spec(service, options));
+      if (stack::is_built_in(service)) continue;
+      out.push_back(layer_host_.registry.spec(service, options));
+      out.back().set_in_vm(config_.runs_in_vm(service));
     } catch (const Error& error) {
       spdlog::error("guest {} ({}): {}; {}", conf_.name(), uuid_, error.what(), error.hint());
     }
@@ -69,7 +71,7 @@ void Guest::start_layer(const protocol::LayerStart& wish, std::vector<Fd> fds) {
       }
       fds.push_back(hypervisor_.open_memory(attachment_->process, attachment_->mappings[block]));
     }
-    layers_.start(package, wish.generation(), fds);
+    layers_.start(package, wish.generation(), std::move(fds));
     spdlog::info("guest {}: layer {} {} of {} started", label(), wish.name(), package.manifest.version, package.manifest.vendor);
   } catch (const Error& error) {
     protocol::LayerEnded ended;

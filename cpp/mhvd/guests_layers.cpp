@@ -21,8 +21,8 @@ std::string said(const Error& error) { return error.hint().empty() ? error.what(
 void Guests::check_services(const protocol::ServiceOptions& options) const { layers_.registry.check(options); }
 
 void Guests::test_layers(protocol::SelfTestReply& reply) {
-  std::string reason = reply.capabilities_size() == 0 ? "" : reply.capabilities(0).reason();
-  bool tested = false;
+  const std::string no_checkpoints = reply.capabilities_size() == 0 ? "" : reply.capabilities(0).reason();
+  std::map<bool, std::string> tested;  // why not, in a service VM or in a process
   for (const LayerPackage& package : layers_.registry.all()) {
     protocol::Capability& capability = *reply.add_capabilities();
     capability.set_service(package.manifest.name);
@@ -32,13 +32,14 @@ void Guests::test_layers(protocol::SelfTestReply& reply) {
       capability.set_reason(said(error));
       continue;
     }
+    const auto [reason, first] = tested.try_emplace(config_.runs_in_vm(package.manifest.name), no_checkpoints);
     try {
-      if (reason.empty() && !std::exchange(tested, true)) test_jail(config_, layers_.users, package);
+      if (first && reason->second.empty()) test_jail(config_, layers_.users, package);
     } catch (const Error& error) {
-      reason = said(error);
+      reason->second = said(error);
     }
-    capability.set_available(reason.empty());
-    capability.set_reason(reason);
+    capability.set_available(reason->second.empty());
+    capability.set_reason(reason->second);
   }
 }
 

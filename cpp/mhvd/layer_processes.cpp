@@ -8,6 +8,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "mhvd/service_vm.h"
 
 namespace mhv::mhvd {
 namespace {
@@ -24,15 +25,22 @@ bool take_number(std::string_view text, T& out) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-std::vector<std::string> jail_arguments(const LayerPackage& package, uid_t user, std::size_t descriptors) {
-  const stack::Resources& resources = package.manifest.resources;
-  return {"--package",     package.folder,
-          "--program",     package.manifest.program,
-          "--uid",         std::to_string(user),
-          "--memory-mib",  std::to_string(resources.memory_mib),
-          "--cpu-percent", std::to_string(resources.cpu_percent),
-          "--pids",        std::to_string(kProcessesMax),
-          "--descriptors", std::to_string(descriptors)};
+JailedProgram in_process(const LayerPackage& package, std::vector<Fd> fds) {
+  return {{"--package", package.folder, "--program", package.manifest.program}, package.manifest.resources.memory_mib, {}, std::move(fds)};
+}
+
+JailedProgram program_of(const Config& config, const LayerPackage& package, std::vector<Fd> fds) {
+  return config.runs_in_vm(package.manifest.name) ? in_machine(config.service_vm_image, package, std::move(fds))
+                                                  : in_process(package, std::move(fds));
+}
+
+std::unique_ptr<LayerProcess> run_in_jail(const Config& config, const LayerPackage& package, uid_t user, const JailedProgram& program) {
+  std::vector<std::string> words = program.options;
+  words.insert(words.end(), {"--uid", std::to_string(user), "--memory-mib", std::to_string(program.memory_mib), "--cpu-percent",
+                             std::to_string(package.manifest.resources.cpu_percent), "--pids", std::to_string(kProcessesMax),
+                             "--descriptors", std::to_string(program.fds.size()), "--"});
+  words.insert(words.end(), program.arguments.begin(), program.arguments.end());
+  return std::make_unique<LayerProcess>(config.jail, words, program.fds);
 }
 
 }  // namespace
@@ -72,12 +80,12 @@ void LayerUsers::give_back(uid_t user) {
   taken_.erase(user);
 }
 
-void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation, std::span<const Fd> fds) {
+void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation, std::vector<Fd> fds) {
+  const JailedProgram program = program_of(config_, package, std::move(fds));
   if (const auto old = running_.find(package.manifest.name); old != running_.end()) drop(old);
   const uid_t user = users_.take();
   try {
-    running_[package.manifest.name] = {generation, user,
-                                       std::make_unique<LayerProcess>(config_.jail, jail_arguments(package, user, fds.size()), fds)};
+    running_[package.manifest.name] = {generation, user, run_in_jail(config_, package, user, program)};
   } catch (...) {
     users_.give_back(user);
     throw;
@@ -85,14 +93,16 @@ void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation
 }
 
 void test_jail(const Config& config, LayerUsers& users, const LayerPackage& package) {
+  std::vector<Fd> channel;
+  channel.push_back(Fd::memory("channel"));
+  JailedProgram program = program_of(config, package, std::move(channel));
+  program.arguments = {"--help"};
   const uid_t user = users.take();
   std::string ended;
   try {
-    std::vector<std::string> arguments = jail_arguments(package, user, 0);
-    arguments.insert(arguments.end(), {"--", "--help"});
-    LayerProcess process(config.jail, arguments, {});
-    pollfd polled{process.pidfd(), POLLIN, 0};
-    ended = ::poll(&polled, 1, kTestMs) == 1 ? process.reap() : "it does not end";
+    const auto process = run_in_jail(config, package, user, program);
+    pollfd polled{process->pidfd(), POLLIN, 0};
+    ended = ::poll(&polled, 1, kTestMs) == 1 ? process->reap() : "it does not end";
   } catch (...) {
     users.give_back(user);
     throw;

@@ -38,17 +38,18 @@ struct SubordinateIds {
 };
 SubordinateIds parse_subuid(const std::string& text, const std::string& user, uid_t uid);
 
-// Starts a layer's program in its sandbox, to say how it is used. Throws kUnsupported: this host cannot isolate it.
+// Starts a layer's program in its sandbox, to say how it is used; of one that runs in a service VM, the emulator. Throws kUnsupported: this
+// host cannot isolate it.
 void test_jail(const Config& config, LayerUsers& users, const LayerPackage& package);
 
-// The layers are in what the worker asks for, and `memory` is what they may read. One thread at a time.
+// One thread at a time.
 class LayerProcesses {
  public:
   LayerProcesses(const Config& config, LayerUsers& users) : config_(config), users_(users) {}
   ~LayerProcesses() { stop_all(); }
 
-  // In place of a former one of that name. Throws.
-  void start(const LayerPackage& package, std::uint64_t generation, std::span<const Fd> fds);
+  // In place of a former one of that name. `fds`: its channel, then what it may read of its guest. Throws.
+  void start(const LayerPackage& package, std::uint64_t generation, std::vector<Fd> fds);
   void stop(const std::string& name, std::uint64_t generation);
   void stop_all();
 

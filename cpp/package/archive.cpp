@@ -11,6 +11,7 @@
 #include <array>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
@@ -145,15 +146,29 @@ void check_written(::archive* to, long result) {
   throw_errno(std::string("cannot write the package"), archive_errno(to));
 }
 
-void write_file(::archive* to, const std::string& path, unsigned mode, std::span<const std::byte> data) {
+void write_entry(::archive* to, unsigned type, const std::string& path, unsigned mode, std::span<const std::byte> data) {
   const std::unique_ptr<archive_entry, decltype(&archive_entry_free)> entry(archive_entry_new(), &archive_entry_free);
   archive_entry_set_pathname(entry.get(), path.c_str());
-  archive_entry_set_filetype(entry.get(), AE_IFREG);
+  archive_entry_set_filetype(entry.get(), type);
   archive_entry_set_perm(entry.get(), mode);
   archive_entry_set_size(entry.get(), static_cast<la_int64_t>(data.size()));
   archive_entry_set_mtime(entry.get(), 0, 0);
   check_written(to, archive_write_header(to, entry.get()));
   check_written(to, archive_write_data(to, data.data(), data.size()));
+}
+
+void write_file(::archive* to, const std::string& path, unsigned mode, std::span<const std::byte> data) {
+  write_entry(to, AE_IFREG, path, mode, data);
+}
+
+void write_contents(::archive* to, const std::string& prefix, const std::string& folder, const Contents& contents) {
+  for (const auto& [path, entry] : contents.listing.entries()) {
+    const std::string text = read_file(folder + "/" + path, entry.bytes);
+    if (sha256(std::as_bytes(std::span(text))) != entry.digest) {
+      throw Error(Code::kInvalid, path + " changed while it was packed", "pack a folder that nobody writes to");
+    }
+    write_file(to, prefix + path, entry.executable ? 0755 : 0644, std::as_bytes(std::span(text)));
+  }
 }
 
 }  // namespace
@@ -199,19 +214,28 @@ void write_archive(const std::string& file, const std::string& folder, const Con
   try {
     check_written(to.get(), archive_write_set_format_pax_restricted(to.get()));
     check_written(to.get(), archive_write_open_fd(to.get(), fd.get()));
-    for (const auto& [path, entry] : contents.listing.entries()) {
-      const std::string text = read_file(folder + "/" + path, entry.bytes);
-      if (sha256(std::as_bytes(std::span(text))) != entry.digest) {
-        throw Error(Code::kInvalid, path + " changed while it was packed", "pack a folder that nobody writes to");
-      }
-      write_file(to.get(), path, entry.executable ? 0755 : 0644, std::as_bytes(std::span(text)));
-    }
+    write_contents(to.get(), "", folder, contents);
     write_file(to.get(), std::string(kSignatureName), 0644, std::as_bytes(std::span(signature)));
     check_written(to.get(), archive_write_close(to.get()));
   } catch (...) {
     ::unlink(file.c_str());
     throw;
   }
+}
+
+void write_initramfs(const Fd& to, const std::string& folder, const Contents& contents) {
+  const Writer writer(archive_write_new(), &archive_write_free);
+  check_written(writer.get(), archive_write_set_format_cpio_newc(writer.get()));
+  check_written(writer.get(), archive_write_open_fd(writer.get(), to.get()));
+  std::set<std::string> folders{"layer"};
+  for (const auto& [path, entry] : contents.listing.entries()) {
+    for (fs::path parent = fs::path(path).parent_path(); !parent.empty(); parent = parent.parent_path()) {
+      folders.insert("layer/" + parent.string());
+    }
+  }
+  for (const std::string& one : folders) write_entry(writer.get(), AE_IFDIR, one, 0755, {});  // each behind the one that it is in
+  write_contents(writer.get(), "layer/", folder, contents);
+  check_written(writer.get(), archive_write_close(writer.get()));
 }
 
 }  // namespace mhv::package

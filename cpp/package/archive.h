@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "base/fd.h"
 #include "package/listing.h"
 #include "package/signing.h"
 
@@ -32,5 +33,9 @@ Contents read_folder(const std::string& folder);
 // Writes the files of `contents`, which was read from `folder`, and the signature as a new file. Throws kExists, and kInvalid when a file
 // of the folder has changed meanwhile.
 void write_archive(const std::string& file, const std::string& folder, const Contents& contents, const Signature& signature);
+
+// Writes the files of `contents`, which was read from `folder`, to where `to` stands, as a Linux that starts unpacks them (an initramfs in
+// "newc" format): below /layer. Throws as above.
+void write_initramfs(const Fd& to, const std::string& folder, const Contents& contents);
 
 }  // namespace mhv::package

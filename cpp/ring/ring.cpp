@@ -142,17 +142,9 @@ class Consumer : public Half {
   }
 };
 
-// Where nobody wakes: longer and longer.
-class Nap {
- public:
-  void take(Clock::time_point deadline) {
-    std::this_thread::sleep_until(std::min(deadline, Clock::now() + length_));
-    length_ = std::min(2 * length_, microseconds(1000));
-  }
-
- private:
-  microseconds length_{20};
-};
+void take(Nap& nap, Clock::time_point deadline) {
+  std::this_thread::sleep_until(std::min<Clock::time_point>(deadline, Clock::now() + nap.next()));
+}
 
 Head& head_of(const boost::interprocess::mapped_region& region) { return *static_cast<Head*>(region.get_address()); }
 
@@ -167,11 +159,16 @@ void begin_channel(const Fd& memory) {
   head.magic = kMagic;
 }
 
-NewChannel make_channel() {
+NewChannel make_polled_channel() {
   NewChannel out;
   out.engine.memory = make_sealed_memory(kChannelFileBytes);
   begin_channel(out.engine.memory);
   out.layer.memory = out.engine.memory.duplicate();
+  return out;
+}
+
+NewChannel make_channel() {
+  NewChannel out = make_polled_channel();
   std::tie(out.engine.wakes_me, out.layer.wakes_me) = make_wakes();
   out.engine.wakes_peer = out.engine.wakes_me.duplicate();
   out.layer.wakes_peer = out.layer.wakes_me.duplicate();
@@ -217,7 +214,7 @@ class Channel::Impl {
 
   // Something is there, or may be; or the deadline is over.
   void wait(Clock::time_point deadline, Nap& nap) {
-    if (!ends_.wakes_me) return nap.take(deadline);
+    if (!ends_.wakes_me) return take(nap, deadline);
     if (!want_wake()) return;
     sleep_until(ends_.wakes_me, deadline);
     in_.awake();
@@ -246,7 +243,7 @@ bool Channel::send_until(Clock::time_point deadline, Type type, std::uint64_t id
   Nap nap;
   while (!impl_->send(type, id, payload, flags)) {
     if (Clock::now() >= deadline) return false;
-    nap.take(deadline);
+    take(nap, deadline);
   }
   return true;
 }

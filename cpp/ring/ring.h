@@ -19,6 +19,7 @@
 // noticed.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -26,6 +27,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/fd.h"
@@ -55,8 +57,21 @@ struct NewChannel {
   Ends engine, layer;
 };
 NewChannel make_channel();
-// Makes an empty channel of memory that is there, before anyone uses it: that of a service VM's device.
+// One for a service VM: nothing wakes through a virtual machine's wall.
+NewChannel make_polled_channel();
+// Makes an empty channel of memory that is there, before anyone uses it.
 void begin_channel(const Fd& memory);
+
+// How long to sleep between two looks where nobody wakes: longer and longer.
+class Nap {
+ public:
+  std::chrono::microseconds next() { return std::exchange(length_, std::min(2 * length_, kLongest)); }
+  void begin_anew() { length_ = kShortest; }
+
+ private:
+  static constexpr std::chrono::microseconds kShortest{20}, kLongest{4000};
+  std::chrono::microseconds length_ = kShortest;
+};
 
 // One side of a channel. Not thread-safe, but sending and receiving may be done by two threads.
 class Channel {

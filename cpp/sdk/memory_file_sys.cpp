@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -26,24 +27,37 @@ class ReadMappable {
 
 }  // namespace
 
-MemoryFile MemoryFile::map(Fd file) {
-  MemoryFile out(std::move(file));
-  struct stat status {};
-  if (::fstat(out.file_.get(), &status) != 0) throw_errno("cannot look at a guest's memory");
-  try {
-    out.region_ = ipc::mapped_region(ReadMappable(out.file_.get()), ipc::read_only, 0, static_cast<std::size_t>(status.st_size));
-  } catch (const ipc::interprocess_exception& error) {
-    throw_errno("cannot map a guest's memory", error.get_native_error());
+MemoryFile MemoryFile::map(std::span<const Fd> files) {
+  MemoryFile out;
+  for (const Fd& file : files) {
+    struct stat status {};
+    if (::fstat(file.get(), &status) != 0) throw_errno("cannot look at a guest's memory");
+    try {
+      out.regions_.emplace_back(ReadMappable(file.get()), ipc::read_only, 0, static_cast<std::size_t>(status.st_size));
+    } catch (const ipc::interprocess_exception& error) {
+      throw_errno("cannot map a guest's memory", error.get_native_error());
+    }
   }
   return out;
 }
 
-bool MemoryFile::read(std::uint64_t offset, std::span<std::byte> out) const {
-  if (region_.get_size() != 0) {
-    if (offset > region_.get_size() || region_.get_size() - offset < out.size()) return false;
-    std::memcpy(out.data(), static_cast<const std::byte*>(region_.get_address()) + offset, out.size());
-    return true;
+bool MemoryFile::read_mapped(std::uint64_t offset, std::span<std::byte> out) const {
+  for (const ipc::mapped_region& region : regions_) {
+    if (offset >= region.get_size()) {
+      offset -= region.get_size();
+      continue;
+    }
+    const std::size_t bytes = std::min<std::uint64_t>(out.size(), region.get_size() - offset);
+    std::memcpy(out.data(), static_cast<const std::byte*>(region.get_address()) + offset, bytes);
+    out = out.subspan(bytes);
+    offset = 0;
+    if (out.empty()) break;
   }
+  return out.empty();
+}
+
+bool MemoryFile::read(std::uint64_t offset, std::span<std::byte> out) const {
+  if (!file_) return read_mapped(offset, out);
   while (!out.empty()) {
     const ssize_t n = ::pread(file_.get(), out.data(), out.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;

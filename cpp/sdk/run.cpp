@@ -12,7 +12,7 @@ constexpr int kFirstMemory = 6;
 
 struct Files {
   std::string channel;
-  std::vector<std::string> memory;
+  std::vector<std::string> memory;  // each the files of one descriptor's
 };
 
 ring::Ends open_channel(const Files& files) {
@@ -27,7 +27,11 @@ std::shared_ptr<const MemoryFile> open_memory(const Files& files, int number) {
   if (index < 0 || static_cast<std::size_t>(index) >= files.memory.size()) {
     throw Error(Code::kInvalid, "there is no --memory " + std::to_string(index + 1));
   }
-  return std::make_shared<const MemoryFile>(MemoryFile::map(Fd::open(files.memory[static_cast<std::size_t>(index)], O_RDONLY)));
+  std::vector<Fd> parts;
+  for (const std::string& part : CLI::detail::split(files.memory[static_cast<std::size_t>(index)], '+')) {
+    parts.push_back(Fd::open(part, O_RDONLY));
+  }
+  return std::make_shared<const MemoryFile>(MemoryFile::map(parts));
 }
 
 }  // namespace
@@ -36,7 +40,8 @@ int run(Layer& layer, int argc, char** argv) {
   CLI::App app("a layer of a guest: the engine starts it");
   Files files;
   app.add_option("--channel", files.channel, "in a service VM: the resource file of the device that the channel is in");
-  app.add_option("--memory", files.memory, "in a service VM: that of the guest's memory; may be repeated");
+  app.add_option("--memory", files.memory,
+                 "in a service VM: that of a file of the guest's memory, or several, with + between them; may be repeated");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

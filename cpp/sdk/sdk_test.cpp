@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -349,10 +350,13 @@ class TakesFiles : public Layer {
 TEST(Run, TakesFilesAndPolls) {
   FakeEngine engine(true);
   const ring::Ends ends = engine.take_layer_ends();
+  const auto path_of = [](const Fd& fd) { return "/proc/self/fd/" + std::to_string(fd.get()); };
+  const Fd first = Fd::memory("first"), second = Fd::memory("second");
   const std::byte value{42};
-  pwrite_all(engine.memory().get(), {&value, 1}, 0x5003, "memory");
-  std::vector<std::string> command{"layer", "--channel", "/proc/self/fd/" + std::to_string(ends.memory.get()), "--memory",
-                                   "/proc/self/fd/" + std::to_string(engine.memory().get())};
+  pwrite_all(first.get(), {&value, 1}, 0x5001, "memory");  // its last byte: a read goes on in the other
+  pwrite_all(second.get(), {&value, 1}, 1, "memory");
+  ASSERT_EQ(::ftruncate(second.get(), FakeEngine::kRam - 0x5002), 0);
+  std::vector<std::string> command{"layer", "--channel", path_of(ends.memory), "--memory", path_of(first) + "+" + path_of(second)};
   std::vector<char*> arguments;
   for (std::string& one : command) arguments.push_back(one.data());
   int status = -1;

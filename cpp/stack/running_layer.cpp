@@ -15,7 +15,6 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;  // people read it in the order that the layer gave it
 using namespace std::chrono_literals;
 
-constexpr auto kReadyIn = 30s;
 constexpr auto kSendIn = 100ms;
 constexpr int kHangsAfterBudgets = 10;
 constexpr std::size_t kCallsMax = 64;
@@ -178,16 +177,16 @@ void RunningLayer::event(const std::string& event) {
 
 void RunningLayer::run() {
   const Clock::time_point begun = Clock::now();
+  const bool polled = channel_.wake_fd() < 0;
+  ring::Nap nap;
   try {
     for (;;) {
-      serve();
+      if (serve()) nap.begin_anew();
       look_at_the_clock();
-      if (!counts().ready && Clock::now() - begun > kReadyIn) throw Error(Code::kUnavailable, "it does not get ready");
+      if (!counts().ready && Clock::now() - begun > charter_.ready_in) throw Error(Code::kUnavailable, "it does not get ready");
       if (!channel_.want_wake()) continue;
-      const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_deadline() - Clock::now()).count();
-      std::array<pollfd, 2> polled{pollfd{channel_.wake_fd(), POLLIN, 0}, pollfd{stop_.get(), POLLIN, 0}};
-      ::poll(polled.data(), polled.size(), static_cast<int>(std::clamp<std::int64_t>(left, 1, 1000)));
-      if (polled[1].revents != 0) break;
+      const auto left = std::clamp<Clock::duration>(next_deadline() - Clock::now(), 1ms, 1s);
+      if (wait(polled ? std::min<Clock::duration>(left, nap.next()) : left)) break;
     }
     end("");
   } catch (const std::exception& error) {
@@ -195,11 +194,22 @@ void RunningLayer::run() {
   }
 }
 
-void RunningLayer::serve() {
+bool RunningLayer::wait(Clock::duration most) const {
+  const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(most).count();
+  const timespec timeout{ns / 1'000'000'000, ns % 1'000'000'000};
+  std::array<pollfd, 2> polled{pollfd{stop_.get(), POLLIN, 0}, pollfd{channel_.wake_fd(), POLLIN, 0}};
+  ::ppoll(polled.data(), polled.size(), &timeout, nullptr);
+  return polled[0].revents != 0;
+}
+
+bool RunningLayer::serve() {
+  bool served = false;
   while (const std::optional<ring::Message> message = channel_.receive()) {
+    served = true;
     handle(*message);
-    if (pollfd stopped{stop_.get(), POLLIN, 0}; ::poll(&stopped, 1, 0) > 0) return;
+    if (wait({})) break;
   }
+  return served;
 }
 
 RunningLayer::Clock::time_point RunningLayer::next_deadline() {

@@ -33,7 +33,8 @@ struct Charter {
   bool sees_events = false, sends_events = false;
   std::set<std::string> actions;  // that it may ask for
   std::chrono::milliseconds epoch_every{1000};
-  std::chrono::milliseconds budget{1000};  // for an epoch; beyond it the layer is late, and at ten times of it, it hangs
+  std::chrono::milliseconds budget{1000};      // for an epoch; beyond it the layer is late, and at ten times of it, it hangs
+  std::chrono::milliseconds ready_in{30'000};  // from its start on
 };
 
 // A guest's memory by guest-physical address.
@@ -108,7 +109,8 @@ class RunningLayer {
   };
 
   void run();
-  void serve();
+  bool serve();                           // true: something was there
+  bool wait(Clock::duration most) const;  // for the layer; true: it is over
   Clock::time_point next_deadline();
   void look_at_the_clock();
   void handle(const ring::Message& message);

@@ -19,7 +19,9 @@ constexpr auto kDelayFirst = 100ms;
 constexpr auto kDelayLast = 5s;
 constexpr auto kForgivenAfter = 1min;
 constexpr auto kLookAgain = 500ms;
+constexpr auto kSayAgain = 1s;  // how many epochs there were
 constexpr auto kCallTimeout = 30s;
+constexpr auto kMachineReadyIn = 2min;     // it boots
 constexpr int kFirstMemoryDescriptor = 6;  // in the layer, behind its channel and its two eventfds
 constexpr std::size_t kRangesMax = 4096;
 
@@ -29,7 +31,7 @@ std::uint64_t now_ns() {
 }
 
 bool same(const protocol::LayerSpec& a, const protocol::LayerSpec& b) {
-  return a.manifest() == b.manifest() && a.configuration() == b.configuration();
+  return a.manifest() == b.manifest() && a.configuration() == b.configuration() && a.in_vm() == b.in_vm();
 }
 
 }  // namespace
@@ -50,6 +52,7 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
       entry = std::make_unique<Entry>();
       entry->spec = spec;
       entry->charter = stack::charter_of(stack::parse_manifest(spec.manifest()), spec.configuration());
+      if (spec.in_vm()) entry->charter.ready_in = kMachineReadyIn;
       entry->status.set_name(spec.name());
       entry->status.set_state("starting");
     }
@@ -125,7 +128,7 @@ void Layers::start(Entry& entry) {
   hello["configuration"] =
       entry.spec.configuration().empty() ? nlohmann::json::object() : nlohmann::json::parse(entry.spec.configuration());
   hello["memory"] = entry.charter.memory ? memory_->describe(kFirstMemoryDescriptor) : nlohmann::json::array();
-  ring::NewChannel channel = ring::make_channel();
+  ring::NewChannel channel = entry.spec.in_vm() ? ring::make_polled_channel() : ring::make_channel();
   entry.generation = next_generation_++;
   entry.started_at = Clock::now();
   entry.start_at = Clock::time_point::max();
@@ -145,7 +148,8 @@ void Layers::start(Entry& entry) {
   if (entry.charter.memory) {
     for (const std::uint32_t block : memory_->shared_blocks()) wish.add_blocks(block);
   }
-  control_.send(report, std::array{channel.layer.memory.get(), channel.layer.wakes_me.get(), channel.layer.wakes_peer.get()});
+  const std::array fds{channel.layer.memory.get(), channel.layer.wakes_me.get(), channel.layer.wakes_peer.get()};
+  control_.send(report, std::span(fds).first(entry.spec.in_vm() ? 1 : fds.size()));
 }
 
 // Only of a guest that runs: one that does not may be about to be filled on demand, and what a layer touches of memory that is not there
@@ -256,6 +260,10 @@ void Layers::tick(bool may_pause) {
     if (entry->running && entry->epoch_at <= now) due.push_back(entry.get());
   }
   if (!due.empty()) tell(due, may_pause);
+  if (!due.empty() && now - said_at_ >= kSayAgain) {
+    said_at_ = now;
+    owner_.changed();
+  }
   schedule();
 }
 

@@ -84,6 +84,7 @@ class Layers {
   Clock::time_point due_ = Clock::time_point::max();
   std::uint64_t next_generation_ = 1;
   std::uint64_t epoch_ = 0;
+  Clock::time_point said_at_{};
 
   mutable std::mutex mutex_;  // guards the list, what runs and the statuses, for the threads that call() and status()
   std::vector<std::unique_ptr<Entry>> entries_;

@@ -12,7 +12,7 @@ from conftest import ensure_flavor, wait_for
 EPOCHS = int(os.environ.get("MHV_EPOCHS", "400"))
 FLAVOR = "m1.tiny.frequent"
 PAGE = 200
-KEEP = "7m:all" if EPOCHS > 10000 else str(EPOCHS)
+KEEP = "7m:all" if EPOCHS > 10000 else str(4 * EPOCHS)  # what is restored must still be there when a busy host gets to it
 
 
 def listed(server):

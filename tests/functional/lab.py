@@ -342,6 +342,15 @@ class Guest:
     def state(self):
         return self.host.virsh("domstate", self.name)
 
+    def suspend(self):
+        """Also while the engine stops it now and then: libvirt does nothing to a guest that does not run at that moment."""
+
+        def suspended():
+            self.host.virsh("suspend", self.name)
+            return "(user)" in self.host.virsh("domstate", "--reason", self.name)
+
+        wait_until("it to be suspended", suspended)
+
     @property
     def pid(self):
         return int(self.host.run("cat", f"/run/libvirt/qemu/{self.name}.pid").stdout)

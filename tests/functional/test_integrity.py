@@ -173,7 +173,7 @@ def watched(pool, engine):
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda tampering: tampering.__name__)
 def test_tampering_is_found(engine, host, watched, tampering):
-    host.virsh("suspend", watched.name)
+    watched.suspend()
     try:
         kernel = Kernel(engine, watched)
         kind, places = tampering(kernel)
