@@ -24,8 +24,8 @@ def ask(engine, guest, layer, method, arguments=None):
 
 
 def lasting(processes):
-    """Without those that a kernel starts and ends as it likes."""
-    return {process["task"] for process in processes if not process["command"].startswith("kworker")}
+    """Without the kernel's own, which it starts and ends as it likes."""
+    return {process["task"] for process in processes if not process["kernel_thread"]}
 
 
 def introspect(engine, guest, kind, *more):

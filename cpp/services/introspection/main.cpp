@@ -1,12 +1,9 @@
 // The layer "introspection": what a guest's kernel knows, read from its memory.
 #include <fmt/format.h>
 
-#include <map>
-#include <tuple>
-
 #include "base/error.h"
 #include "introspection/answers.h"
-#include "introspection/processes.h"
+#include "introspection/changes.h"
 #include "sdk/layer.h"
 
 namespace {
@@ -23,24 +20,12 @@ class Introspection : public sdk::Layer {
     return introspection::answer(guest().kernel(), method, arguments);
   }
 
-  // Who was not there at the last epoch, and who is no more. What lived between two epochs alone is not seen.
   void on_epoch(const sdk::Epoch&) override {
-    std::map<Identity, std::string> now;
     try {
-      for (const introspection::Process& process : introspection::Processes(guest().kernel()).list()) {
-        now[{process.pid, process.task.value}] = process.name;
-      }
+      for (const auto& change : changes_.look(guest().kernel())) send_event(change);
     } catch (const Error&) {
-      return;  // no Linux so far, or it changes too fast: a later epoch has it
+      // No Linux so far, or it changes too fast: a later epoch has it.
     }
-    for (const auto& [who, name] : now) {
-      if (known_ && !processes_.contains(who)) tell("process_start", who, name);
-    }
-    for (const auto& [who, name] : processes_) {
-      if (!now.contains(who)) tell("process_exit", who, name);
-    }
-    processes_ = std::move(now);
-    known_ = true;
   }
 
  private:
@@ -63,14 +48,7 @@ class Introspection : public sdk::Layer {
     return {{"offset", guest().kernel().offset(text_in(arguments, "structure"), text_in(arguments, "member"))}};
   }
 
-  using Identity = std::tuple<std::int32_t, std::uint64_t>;  // its number, and where its task_struct is
-
-  void tell(const char* kind, const Identity& who, const std::string& name) {
-    send_event({{"kind", kind}, {"pid", std::get<0>(who)}, {"name", introspection::to_utf8(name)}});
-  }
-
-  std::map<Identity, std::string> processes_;
-  bool known_ = false;
+  introspection::Changes changes_;
 };
 
 }  // namespace
