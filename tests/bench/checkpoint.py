@@ -12,10 +12,9 @@ import argparse
 import os
 import pathlib
 import statistics
-import threading
 import time
 
-from common import Guest, Monitor, Pauses, lab, line, p, real_host
+from common import Guest, Monitor, Pauses, VcpuTime, lab, line, p, real_host, stops, work_per_s
 
 EPOCH_S = 0.25
 LOADS = ("compile", "redis", "idle")
@@ -33,25 +32,6 @@ PARTS = (
 
 def number(checkpoint, key):
     return int(checkpoint.get(key, 0))
-
-
-class VcpuTime:
-    """How the thread of the guest's only processor spent the time since then."""
-
-    def __init__(self, guest):
-        (self.thread,) = (t for t in pathlib.Path(f"/proc/{guest.pid}/task").iterdir() if (t / "comm").read_text().startswith("CPU "))
-        self.before = self._now()
-
-    def _now(self):
-        """Seconds: of now, on a core, ready to run; in the kernel; and minor faults."""
-        ran, waited, _ = map(int, (self.thread / "schedstat").read_text().split())
-        stat = (self.thread / "stat").read_text().rsplit(")", 1)[1].split()
-        return time.perf_counter(), ran / 1e9, waited / 1e9, int(stat[12]) / os.sysconf("SC_CLK_TCK"), int(stat[7])
-
-    def since(self):
-        """(seconds off a core, of them ready to run, in the kernel, faults)"""
-        took, ran, waited, kernel, faults = (now - then for now, then in zip(self._now(), self.before, strict=True))
-        return took - ran, waited, kernel, faults
 
 
 class Bench:
@@ -136,15 +116,6 @@ class Bench:
         stat = pathlib.Path(f"/proc/{self.engine.status(guest.name)['worker_pid']}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(stat[11]) + int(stat[12])) * 1000 / os.sysconf("SC_CLK_TCK")
 
-    def work_per_s(self, guest, seconds):
-        def count():
-            return int(guest.ask("count", port=7001)), time.perf_counter()
-
-        before, began = count()
-        time.sleep(seconds)
-        after, ended = count()
-        return (after - before) / (ended - began)
-
     def slowdown(self, options):
         """The guest's own work a second, without over with 40 checkpoints a second, in turns: the host's speed changes too.
 
@@ -159,11 +130,11 @@ class Bench:
                 guest.ask(load, port=7001)
                 time.sleep(2)
                 slower, beside = {self.with_checkpoints: [], self.with_stops: []}, []
-                before = self.work_per_s(guest, options.seconds)
+                before = work_per_s(guest, options.seconds)
                 for _ in range(options.turns):
                     for how, ratios in slower.items():
                         beside.append(how(guest, options.seconds))
-                        after = self.work_per_s(guest, options.seconds)
+                        after = work_per_s(guest, options.seconds)
                         ratios.append((before + after) / 2 / beside[-1]["work"])
                         before = after
                 ours, stock = map(statistics.median, slower.values())
@@ -179,32 +150,15 @@ class Bench:
 
     def with_stops(self, guest, seconds):
         """The guest's work beside the floor of a pause, 40 times a second."""
-        monitor = Monitor(self.host, guest.monitor)
-        pause = Pauses(monitor)
-        over = threading.Event()
-
-        def stop_again_and_again():
-            at = time.monotonic()
-            while not over.wait(at - time.monotonic()):
-                pause.take_ms()
-                at = max(at + 0.025, time.monotonic())
-
-        stops = threading.Thread(target=stop_again_and_again)
-        stops.start()
-        try:
-            return {"work": self.work_per_s(guest, seconds)}
-        finally:
-            over.set()
-            stops.join()
-            pause.close()
-            monitor.close()
+        with stops(self.host, guest, 0.025):
+            return {"work": work_per_s(guest, seconds)}
 
     def with_checkpoints(self, guest, seconds):
         """The guest's work beside checkpoints, and what they cost it: PARTS, each a second or a checkpoint."""
         self.engine.attach(guest.name, "--interval", "0.025", "--overhead-max", "100", "--keep", "20")
         lab.wait_until("the first checkpoints", lambda: number(self.engine.status(guest.name), "epoch") >= 20)
         began, epoch, vcpu = time.perf_counter(), number(self.engine.status(guest.name), "epoch"), VcpuTime(guest)
-        work = self.work_per_s(guest, seconds)
+        work = work_per_s(guest, seconds)
         epochs = number(self.engine.status(guest.name), "epoch") - epoch
         off, waiting, kernel, faults = vcpu.since()
         took = time.perf_counter() - began

@@ -1,24 +1,152 @@
 """What the stack of layers costs.
 
-usage: tests/bench/run stack
+usage: tests/bench/run stack [--rounds N] [--seconds S]
 
-A channel between two threads: one message of 64 bytes one way, received by polling (floor: a cache line that two threads bounce)
-and by being woken (floor: a byte through a bare socket pair), and messages of 64 KiB (floor: memcpy).
+ring_*             a channel between two threads: one message of 64 bytes one way, received by polling (floor: a cache line that two
+                   threads bounce) and by being woken (floor: a byte through a bare socket pair), and messages of 64 KiB (floor: memcpy)
+attach_pause_ms    how long a guest that computes stands still while a layer that reads all there is (integrity) is added to it, up to the
+                   end of the layer's first epoch, and detach_pause_ms while it is taken away: all times between QEMU's STOP and RESUME
+                   together. The floor is stop, device state and cont, once, of the same guest, in turn
+attach_blocked_ms  the same from outside of QEMU: the time in which the thread of the guest's only processor neither ran nor waited for
+                   a core. The floor is as much time of the same guest without
+epoch_*_N          a guest that rewrites 1,000 pages a second, with the first N of LAYERS, each with 40 epochs a second (N=0: the engine
+                   alone), for every 25 ms: cost_us is what the guest stands still (floor: one stop, device state and cont), worker_us and
+                   layers_us what the engine and the layers compute meanwhile. hz: the epochs that each layer finishes in a second
 """
 
-import pathlib
+import argparse
+import json
+import shutil
+import statistics
 import subprocess
-import sys
+import time
 
-TOP = pathlib.Path(__file__).resolve().parents[2]
+from common import Guest, Monitor, Pauses, VcpuTime, build, lab, line, processor_ms, real_host
+
+EPOCH_S = 0.025
+LAYERS = ("introspection", "integrity", "heatmap", "heatmap-again")
+
+
+def layers(engine, guest):
+    return {layer["name"]: layer for layer in engine.status(guest.name).get("layers", [])}
+
+
+def wait_epochs(engine, guest, names, count):
+    def passed():
+        seen = layers(engine, guest)
+        return all(int(seen.get(name, {}).get("epochs", 0)) >= count for name in names)
+
+    lab.wait_until(f"{count} epochs of {names}", passed)
+
+
+def blocked_ms(guest, work):
+    """(milliseconds in which the guest's processor was not to run, those that `work` took)"""
+    vcpu, began = VcpuTime(guest), time.perf_counter()
+    work()
+    off, waiting, *_ = vcpu.since()
+    return (off - waiting) * 1000, (time.perf_counter() - began) * 1000
+
+
+def bench_attach(engine, guest, monitor, pause, rounds):
+    guest.ask("redis", port=7001)
+    engine.attach(guest.name, "--service", "checkpoint")
+
+    def add():
+        engine.call("service", "add", guest.name, "integrity", "--configure", json.dumps({"epoch_ms": 60000}))
+        wait_epochs(engine, guest, ["integrity"], 1)
+
+    attached, detached, blocked, quiet, floors = [], [], [], [], []
+    for _ in range(rounds):
+        floors.append(pause.take_ms())
+        monitor.stops_ms()
+        there, took = blocked_ms(guest, add)
+        attached.append(sum(monitor.stops_ms()))
+        blocked.append(there)
+        engine.call("service", "remove", guest.name, "integrity")
+        detached.append(sum(monitor.stops_ms()))
+        alone, slept = blocked_ms(guest, lambda took=took: time.sleep(took / 1000))
+        quiet.append(alone * took / slept)
+    floor = statistics.median(floors)
+    line("stack.attach_pause_ms", statistics.median(attached), "ms", floor)
+    line("stack.attach_pause_ms_max", max(attached), "ms", floor)
+    line("stack.detach_pause_ms_max", max(detached), "ms", floor)
+    line("stack.attach_blocked_ms", statistics.median(blocked), "ms", statistics.median(quiet))
+    guest.ask("off", port=7001)
+    engine.forget(guest.name)
+
+
+def quicken(host):
+    """Every layer of the host has 40 epochs a second; one more is a second copy of its program."""
+    folder = host.bin / "layers"
+    shutil.copytree(folder / "heatmap", folder / "heatmap-again", dirs_exist_ok=True)
+    for name in LAYERS:
+        file = folder / name / "manifest.json"
+        manifest = json.loads(file.read_text())
+        manifest["name"] = name
+        manifest["resources"]["epoch_ms"] = int(EPOCH_S * 1000)
+        # What the tenant may set comes before it.
+        manifest["configuration"]["properties"].pop("epoch_ms", None)
+        file.write_text(json.dumps(manifest))
+
+
+def processes_of_layers(host):
+    """Process ids of all that runs in a sandbox on the host, with the sandboxes."""
+    out, parents = [], host.run("pgrep", "-P", host.daemon_pid("mhvd"), "-f", "mhv-jail ", check=False).stdout.split()
+    while parents:
+        out += parents
+        parents = host.run("pgrep", "-P", ",".join(parents), check=False).stdout.split()
+    return out
+
+
+def bench_epochs(host, engine, guest, monitor, floor_ms, seconds):
+    guest.ask("rate 1000")
+    for count in range(len(LAYERS) + 1):
+        names = LAYERS[:count]
+        services = [word for name in ("checkpoint", *names) for word in ("--service", name)]
+        engine.attach(guest.name, *services)
+        wait_epochs(engine, guest, names, 20)
+        worker, sandboxed = engine.status(guest.name)["worker_pid"], processes_of_layers(host)
+
+        def seen(worker=worker, sandboxed=sandboxed, names=names):
+            finished = layers(engine, guest)
+            epochs = [int(finished[name].get("epochs", 0)) for name in names]
+            return time.perf_counter(), processor_ms(worker), sum(map(processor_ms, sandboxed)), epochs
+
+        monitor.stops_ms()
+        before = seen()
+        time.sleep(seconds)
+        after = seen()
+        took = after[0] - before[0]
+        share = EPOCH_S / took * 1000  # milliseconds in all that time are so many microseconds an epoch
+        line(f"stack.epoch_cost_us_{count}", sum(monitor.stops_ms()) * share, "us", floor_ms * 1000)
+        line(f"stack.epoch_worker_us_{count}", (after[1] - before[1]) * share, "us")
+        line(f"stack.epoch_layers_us_{count}", (after[2] - before[2]) * share, "us")
+        for name, now, then in zip(names, after[3], before[3], strict=True):
+            line(f"stack.epoch_hz_{count}.{name}", (now - then) / took, "Hz", 1 / EPOCH_S)
+        guest.assert_whole()
+        engine.forget(guest.name)
 
 
 def main():
-    configure = ["cmake", "--preset", "release"]
-    build = ["cmake", "--build", "build/release", "--parallel", "2", "--target", "ring_bench"]
-    for command in (configure, build):
-        subprocess.run(command, cwd=TOP, check=True, stdout=sys.stderr)
-    subprocess.run([TOP / "build/release/cpp/ring/ring_bench"], check=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20, help="layers added and taken away (20)")
+    parser.add_argument("--seconds", type=float, default=10, help="of epochs, with each number of layers (10)")
+    options = parser.parse_args()
+    subprocess.run([build("ring_bench") / "ring/ring_bench"], check=True)
+    with real_host() as (host, images, folder):
+        engine = lab.Engine(host)
+        guest = Guest(host, images, folder / "guests", "lean", mib=64, ram_mib=512).start()
+        try:
+            monitor = Monitor(host, guest.monitor)
+            pause = Pauses(monitor)
+            bench_attach(engine, guest, monitor, pause, options.rounds)
+            floor_ms = statistics.median(pause.take_ms() for _ in range(41))
+            quicken(host)
+            bench_epochs(host, engine, guest, monitor, floor_ms, options.seconds)
+            pause.close()
+            monitor.close()
+        finally:
+            guest.remove()
 
 
 if __name__ == "__main__":
