@@ -1,6 +1,6 @@
 """What it costs to look into a guest from outside, and to watch its kernel.
 
-usage: tests/bench/run introspect [--seconds S] [--turns N] [--only looks|calls|slowdown]
+usage: tests/bench/run introspect [--seconds S] [--turns N] [--only looks|calls|slowdown] [--symbols FILE]
 
 A Debian guest of 512 MiB that runs. Its memory is read as a layer reads it (cpp/services/introspection/introspection_bench.cpp and
 cpp/services/integrity/integrity_bench.cpp); the floor is the bytes that were read for it, copied by memcpy.
@@ -8,15 +8,22 @@ introspect.first_ms            finds the kernel, its symbols and its types, and 
 introspect.processes_us        the list of processes, when such a list was just made; processes_cold_us: with empty caches
 introspect.commands_us         the same with their command lines; answer_us: as JSON
 introspect.call_ms             mhvctl introspect processes, all of it; the floor is mhvctl status
+introspect.first_call_ms       from mhvctl service add to the first list; the peer, with --symbols, is volatility3's linux.pslist of the
+                               same memory
 integrity.trust_ms             measures the kernel; epoch_ms: looks at everything; idle_epoch_ms: an epoch in which nothing was written
 integrity.guest_slowdown       the guest's own work a second, without over with integrity, 40 epochs a second, in turns; the floor is 40
                                times a second stop, device state and cont. The median of the loads
+
+FILE are the symbols of the guest's kernel as volatility3 wants them: what dwarf2json makes of the vmlinux in Debian's package
+linux-image-VERSION-cloud-amd64-dbg, for the 6.12 of the test guest, with a name that ends in .json. Its first run, which makes lists of
+its own, does not count.
 """
 
 import argparse
 import os
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -56,11 +63,15 @@ def milliseconds(work):
     return (time.perf_counter() - before) * 1000
 
 
-def bench_calls(engine, guest):
-    engine.attach(guest.name, "--service", "checkpoint", "--service", "introspection")
+def bench_calls(engine, guest, volatility_ms):
+    engine.attach(guest.name, "--service", "checkpoint")
 
     def look():
         return engine.call("introspect", "processes", guest.name)
+
+    def first():
+        engine.call("service", "add", guest.name, "introspection")
+        lab.wait_until("an answer", answers)
 
     def answers():
         try:
@@ -68,13 +79,37 @@ def bench_calls(engine, guest):
         except lab.EngineError as error:  # the layer is just being started
             return print(error, file=sys.stderr)
 
-    lab.wait_until("an answer", answers)
+    firsts = []
+    for turn in range(ROUNDS // 3):
+        if turn:
+            engine.call("service", "remove", guest.name, "introspection")
+        firsts.append(milliseconds(first))
+    line("introspect.first_call_ms", statistics.median(firsts), "ms", volatility_ms)
     calls, floors = [], []
     for _ in range(ROUNDS):
         floors.append(milliseconds(lambda: engine.call("status", guest.name)))
         calls.append(milliseconds(look))
     line("introspect.call_ms", statistics.median(calls), "ms", statistics.median(floors))
     engine.forget(guest.name)
+
+
+def peer_ms(host, guest, folder, symbols):
+    """Of volatility3's list of processes; the guest stands still for it."""
+    table = folder / "symbols/linux"
+    table.mkdir(parents=True)
+    shutil.copy(symbols, table)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    subprocess.run([folder / "venv/bin/pip", "install", "-q", "volatility3"], check=True, stdout=sys.stderr)
+    command = [folder / "venv/bin/vol", "-q", "-s", folder / "symbols", "--cache-path", folder / "cache", "-f", memory_of(guest)]
+
+    def run():
+        done = subprocess.run([*command, "linux.pslist"], check=True, capture_output=True, text=True)
+        assert "kthreadd" in done.stdout, done.stdout + done.stderr
+
+    host.virsh("suspend", guest.name)
+    took = [milliseconds(run) for _ in range(4)]
+    host.virsh("resume", guest.name)
+    return statistics.median(took[1:])
 
 
 class Slowdown:
@@ -131,14 +166,17 @@ def main():
     parser.add_argument("--seconds", type=float, default=6, help="of a guest's work, with and without (6)")
     parser.add_argument("--turns", type=int, default=4, help="of both (4)")
     parser.add_argument("--only", choices=["looks", "calls", "slowdown"], help="this part alone")
+    parser.add_argument("--symbols", type=pathlib.Path, metavar="FILE", help="of a kernel 6.12, for the peer")
     options = parser.parse_args()
     with real_host() as (host, images, folder):
+        if options.symbols:
+            subprocess.run([lab.TOP / "devstack/guest/build", images, "6.12"], check=True, stdout=subprocess.DEVNULL)
         engine = lab.Engine(host)
         guest = Guest(host, images, folder / "guests", "lean", mib=64, ram_mib=512).start()
         try:
             parts = {
                 "looks": lambda: bench_looks(host, guest),
-                "calls": lambda: bench_calls(engine, guest),
+                "calls": lambda: bench_calls(engine, guest, options.symbols and peer_ms(host, guest, folder, options.symbols)),
                 "slowdown": lambda: Slowdown(host, engine, guest, options.seconds, options.turns).run(),
             }
             for name, run in parts.items():
