@@ -224,7 +224,7 @@ done
 
 
 @pytest.fixture
-def busy_guest(host, engine, images, state):
+def busy_guest(host, images, state):
     guest = TalkingGuest(host, images, state / "guests", ram_mib=256)
     try:
         guest.start()
@@ -233,14 +233,12 @@ def busy_guest(host, engine, images, state):
         shell.type(f"({BUSY}) < /dev/null > /dev/null 2>&1 &")
         lab.wait_until("the guest to be busy", lambda: shell.say("cat /tmp/rounds"))
         yield guest, lambda: len(shell.say("cat /tmp/rounds").split())
-        engine.forget(guest.uuid)
     finally:
         guest.remove()
 
 
-def watch(engine, guest, epoch_ms, seconds):
+def watch(engine, guest, seconds):
     """(epochs checked, kinds of notes); fails with the first finding."""
-    attach(engine, guest, epoch_ms=epoch_ms)
     until, kinds = time.monotonic() + seconds * lab.SLOW, set()
     while time.monotonic() < until:
         wait_for_checks(engine, guest, 5)
@@ -254,16 +252,18 @@ def watch(engine, guest, epoch_ms, seconds):
     assert findings(engine, guest) == []
     # One that was started again has trusted the kernel anew.
     assert [layer for layer in engine.status(guest.name)["layers"] if layer.get("restarts")] == []
-    checks = status(engine, guest)["checks"]
-    engine.forget(guest.uuid)
-    return checks, kinds
+    return status(engine, guest)["checks"], kinds
 
 
 def test_a_busy_guest_is_not_accused(engine, busy_guest):
     guest, rounds = busy_guest
     checks, kinds, before = 0, set(), rounds()
     for epoch_ms in SOAK_EPOCHS_MS:
-        checked, seen = watch(engine, guest, epoch_ms, SOAK_S / len(SOAK_EPOCHS_MS))
+        attach(engine, guest, epoch_ms=epoch_ms)
+        try:
+            checked, seen = watch(engine, guest, SOAK_S / len(SOAK_EPOCHS_MS))
+        finally:
+            engine.forget(guest.uuid)
         print(f"{checked} epochs of {epoch_ms} ms, {rounds() - before} rounds of the guest so far")
         checks, kinds = checks + checked, kinds | seen
     print(f"{checks} epochs checked, nothing found")
