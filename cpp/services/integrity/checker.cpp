@@ -1,8 +1,10 @@
 #include "integrity/checker.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "base/error.h"
 #include "integrity/code_map.h"
@@ -26,9 +28,10 @@ void require_started(Reader& reader) {
   throw Error(Code::kBusy, "the guest's kernel has not finished its start, or is ending", "try again when it runs");
 }
 
-// At one place one may have gone and another have come.
-bool is_same(const Module& a, const Module& b) {
-  return a.name == b.name && a.text.start == b.text.start && (a.serial == b.serial || a.serial == 0 || b.serial == 0);
+// At one place one may have gone and another have come, which has no number before its start is nearly over.
+bool is_same(const Module& known, const Module& now) {
+  if (known.name != now.name || known.text.start != now.text.start) return false;
+  return known.serial == 0 || now.serial == 0 ? now.settled : known.serial == now.serial;
 }
 
 struct MeasuredModule {
@@ -66,7 +69,42 @@ class Checker::Impl {
     was_wrong_ = !wrong.empty();
   }
 
+  // What was seen in the middle of a change is gone when it is looked at again, with lists that are newer. What was told before needs none.
   std::vector<Finding> check(std::span<const Registers> registers, const Written* written) {
+    std::vector<Finding> out = look(registers, written);
+    for (int again = 0; again < kLooksAgain && has_news(out); ++again) keep_common(out, look(registers, written));
+    told_.clear();
+    for (const Finding& one : out) {
+      if (one.alarm) told_.insert(key(one));
+    }
+    return out;
+  }
+
+  const std::vector<std::string>& unchecked() const { return unchecked_; }
+  std::size_t measured_pages() const {
+    std::size_t pages = text_->pages() + rodata_->pages();
+    for (const auto& [at, module] : known_) {
+      for (const Measured& part : module.parts) pages += part.pages();
+    }
+    return pages;
+  }
+  std::size_t measured_pointers() const { return pointers_.size(); }
+
+ private:
+  using Key = std::tuple<std::string, std::string, GuestVirt>;
+  static Key key(const Finding& one) { return {one.kind, one.subject, one.address}; }
+  bool has_news(const std::vector<Finding>& found) const {
+    return std::ranges::any_of(found, [&](const Finding& one) { return one.alarm && !told_.contains(key(one)); });
+  }
+  // Notes are those of both.
+  static void keep_common(std::vector<Finding>& found, const std::vector<Finding>& again) {
+    std::set<Key> there;
+    for (const Finding& one : again) there.insert(key(one));
+    std::erase_if(found, [&](const Finding& one) { return one.alarm && !there.contains(key(one)); });
+    std::ranges::copy_if(again, std::back_inserter(found), [](const Finding& one) { return !one.alarm; });
+  }
+
+  std::vector<Finding> look(std::span<const Registers> registers, const Written* written) {
     Reader reader(kernel_);
     CodeMap map(reader, image_);
     SiteJudge judge(reader, map);
@@ -90,17 +128,6 @@ class Checker::Impl {
     return out;
   }
 
-  const std::vector<std::string>& unchecked() const { return unchecked_; }
-  std::size_t measured_pages() const {
-    std::size_t pages = text_->pages() + rodata_->pages();
-    for (const auto& [at, module] : known_) {
-      for (const Measured& part : module.parts) pages += part.pages();
-    }
-    return pages;
-  }
-  std::size_t measured_pointers() const { return pointers_.size(); }
-
- private:
   static const Kernel& started(Reader& reader) {
     require_started(reader);
     return reader.kernel();
@@ -124,7 +151,7 @@ class Checker::Impl {
   }
   std::vector<Probe> list_probes(Reader& reader) const { return probes_ ? probes_->list(reader) : std::vector<Probe>{}; }
   void follow_modules(Reader& reader, CodeMap& map, std::vector<Finding>& out);
-  bool is_listed(Reader& reader, const Module& module) const;
+  bool is_listed(const Module& module) const;
   void measure(Reader& reader, CodeMap& map, MeasuredModule& known);
   void check_measured(Reader& reader, CodeMap& map, SiteJudge& judge, std::span<const Probe> probes, const Written* written,
                       std::vector<Finding>& out);
@@ -146,6 +173,7 @@ class Checker::Impl {
   std::optional<Measured> text_, rodata_;
   std::map<GuestVirt, MeasuredModule> known_;
   std::set<GuestVirt> probed_;
+  std::set<Key> told_;  // by the last check
   bool was_wrong_ = false;
 };
 
@@ -171,9 +199,10 @@ void Checker::Impl::measure(Reader& reader, CodeMap& map, MeasuredModule& known)
 }
 
 // A guest that runs may have taken it away meanwhile; while it is listed, its memory is there.
-bool Checker::Impl::is_listed(Reader& reader, const Module& module) const {
+bool Checker::Impl::is_listed(const Module& module) const {
+  Reader reader(kernel_);  // that remembers nothing of what was there before
   const auto listed = modules_->listed(reader);
-  return !listed || std::ranges::any_of(*listed, [&](const Module& one) { return one.at == module.at && is_same(one, module); });
+  return !listed || std::ranges::any_of(*listed, [&](const Module& one) { return one.at == module.at && is_same(module, one); });
 }
 
 // A module is measured when its start is over. While the list does not hold together, what was known stays known.
@@ -184,7 +213,10 @@ void Checker::Impl::follow_modules(Reader& reader, CodeMap& map, std::vector<Fin
     for (const Module& module : *listed) {
       there.insert(module.at);
       MeasuredModule& known = known_[module.at];
-      if (!is_same(known.module, module)) known = {module, false, {}};
+      if (!is_same(known.module, module)) {
+        if (known.measured) out.push_back({"module_unloaded", known.module.name, "", module.at, false});
+        known = {module, false, {}};
+      }
       if (!known.measured) known.module = module;
     }
     std::erase_if(known_, [&](const auto& one) {
@@ -222,7 +254,7 @@ void Checker::Impl::check_measured(Reader& reader, CodeMap& map, SiteJudge& judg
     for (Measured& part : known.parts) {
       const bool text = part.range().start == known.module.text.start;
       const Changes changes = look(part);
-      if (!changes.empty() && is_listed(reader, known.module)) explain.module(known.module.name, text, changes, judge);
+      if (!changes.empty() && is_listed(known.module)) explain.module(known.module.name, text, changes, judge);
     }
   }
 }

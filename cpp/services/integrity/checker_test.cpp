@@ -222,8 +222,56 @@ TEST_F(CheckerTest, ModulesComeAndGo) {
 TEST_F(CheckerTest, LoadedAgainAtTheSamePlace) {
   made.put(kModules + 0x100, std::uint64_t{0});
   made.put(MadeKernel::heap(0x6000), std::uint64_t{9});
-  EXPECT_EQ(kinds(checker.check(made.registers())), "module_loaded?");
+  EXPECT_EQ(kinds(checker.check(made.registers())), "module_unloaded? module_loaded?");
   EXPECT_EQ(kinds(check()), "");
+}
+
+// It is on the list, with its code, before it has a folder in /sys.
+TEST_F(CheckerTest, JustBeingLoadedAtTheSamePlace) {
+  const std::uint64_t one = MadeKernel::module(0);
+  made.put(kModules + 0x100, std::uint64_t{0});
+  made.put(MadeKernel::heap(0x6000), std::uint64_t{0});
+  expect_one("module_text", "first");
+  made.put(one + in::state, 1u);
+  EXPECT_EQ(kinds(checker.check(made.registers())), "module_unloaded?");
+  EXPECT_EQ(kinds(check()), "");
+  made.put(one + in::state, 0u);
+  made.put(MadeKernel::heap(0x6000), std::uint64_t{9});
+  EXPECT_EQ(kinds(checker.check(made.registers())), "module_loaded?");
+}
+
+// The kernel in the middle of a change: what is read first is not there any more a moment later.
+class ChangingMemory : public introspection::PhysicalMemory {
+ public:
+  explicit ChangingMemory(const TestMemory& now) : now_(now) {}
+  void once(GuestPhys at, std::uint64_t was) {
+    at_ = at;
+    was_ = was;
+  }
+  bool is_read() const { return !at_; }
+  bool read(GuestPhys at, std::span<std::byte> out) const override {
+    if (!now_.read(at, out)) return false;
+    if (!at_ || *at_ < at || *at_ - at + sizeof was_ > out.size()) return true;
+    std::memcpy(out.data() + (*at_ - at), &was_, sizeof was_);
+    at_.reset();
+    return true;
+  }
+  std::vector<introspection::PhysRange> ranges() const override { return now_.ranges(); }
+
+ private:
+  const TestMemory& now_;
+  mutable std::optional<GuestPhys> at_;
+  std::uint64_t was_ = 0;
+};
+
+TEST(ChangingKernel, IsLookedAtAgain) {
+  MadeKernel made;
+  ChangingMemory memory(made.memory);
+  const Kernel kernel(memory, made.paging());
+  Checker checker(kernel, made.registers());
+  memory.once({made.phys(MadeKernel::heap(0x1008))}, kNobody);
+  EXPECT_EQ(kinds(checker.check(made.registers())), "");
+  EXPECT_TRUE(memory.is_read());
 }
 
 TEST_F(CheckerTest, NewModuleIsMeasuredWhenItHasStarted) {
