@@ -4,6 +4,8 @@ usage: tests/bench/run stack [--rounds N] [--seconds S]
 
 ring_*             a channel between two threads: one message of 64 bytes one way, received by polling (floor: a cache line that two
                    threads bounce) and by being woken (floor: a byte through a bare socket pair), and messages of 64 KiB (floor: memcpy)
+service_vm_*       of a layer in a service VM: epoch_us, from when the engine has an epoch until it knows that the layer has finished it
+                   (floor: the same layer in a process), and ready_ms, from its start until it can be asked (floor: the same)
 attach_pause_ms    how long a guest that computes stands still while a layer that reads all there is (integrity) is added to it, up to the
                    end of the layer's first epoch, and detach_pause_ms while it is taken away: all times between QEMU's STOP and RESUME
                    together. The floor is stop, device state and cont, once, of the same guest, in turn
@@ -132,8 +134,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=20, help="layers added and taken away (20)")
     parser.add_argument("--seconds", type=float, default=10, help="of epochs, with each number of layers (10)")
     options = parser.parse_args()
-    subprocess.run([build("ring_bench") / "ring/ring_bench"], check=True)
+    programs = build("ring_bench", "service_vm_bench", "mhv-jail", "mhv-layer-heatmap")
+    subprocess.run([programs / "ring/ring_bench"], check=True)
     with real_host() as (host, images, folder):
+        layers = programs.parent / "layers"
+        subprocess.run([programs / "mhvd/service_vm_bench", programs / "jail/mhv-jail", layers, host.bin / "service-vm"], check=True)
         engine = lab.Engine(host)
         guest = Guest(host, images, folder / "guests", "lean", mib=64, ram_mib=512).start()
         try:
