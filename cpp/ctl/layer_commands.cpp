@@ -6,6 +6,7 @@
 #include "ctl/format.h"
 #include "ctl/layer_new.h"
 #include "ctl/layer_package.h"
+#include "ctl/layer_run.h"
 
 namespace mhv::ctl {
 namespace {
@@ -41,7 +42,7 @@ void add_domain(CLI::App& command, std::string& guest) { command.add_option("DOM
 
 void add_layer_commands(CLI::App& app, Action& chosen) {
   CLI::App& group =
-      *app.add_subcommand("layer", "list, call, new, pack, verify, install: layers of this host, one's own, packages of them");
+      *app.add_subcommand("layer", "list, call, new, run, pack, verify, install: layers of this host, one's own, packages of them");
   group.require_subcommand(1);
   group.add_subcommand("list", "layers that a guest of this host can have")->callback([&chosen] { chosen = list_layers; });
   const auto call = std::make_shared<Call>();
@@ -55,6 +56,7 @@ void add_layer_commands(CLI::App& app, Action& chosen) {
     chosen = [action](Session& session) { return session.print(action(session.json())); };
   });
   add_layer_new_command(group, chosen);
+  add_layer_run_command(group, chosen);
 }
 
 void add_introspect_command(CLI::App& app, Action& chosen) {

@@ -34,13 +34,14 @@ JailedProgram program_of(const Config& config, const LayerPackage& package, std:
                                                   : in_process(package, std::move(fds));
 }
 
-std::unique_ptr<LayerProcess> run_in_jail(const Config& config, const LayerPackage& package, uid_t user, const JailedProgram& program) {
+std::unique_ptr<stack::LayerProcess> run_in_jail(const Config& config, const LayerPackage& package, uid_t user,
+                                                 const JailedProgram& program) {
   std::vector<std::string> words = program.options;
   words.insert(words.end(), {"--uid", std::to_string(user), "--memory-mib", std::to_string(program.memory_mib), "--cpu-percent",
                              std::to_string(package.manifest.resources.cpu_percent), "--pids", std::to_string(kProcessesMax),
                              "--descriptors", std::to_string(program.fds.size()), "--"});
   words.insert(words.end(), program.arguments.begin(), program.arguments.end());
-  return std::make_unique<LayerProcess>(config.jail, words, program.fds);
+  return std::make_unique<stack::LayerProcess>(config.jail, words, program.fds);
 }
 
 }  // namespace
@@ -108,7 +109,7 @@ void test_jail(const Config& config, LayerUsers& users, const LayerPackage& pack
     throw;
   }
   users.give_back(user);
-  if (ended != LayerProcess::kWell) {
+  if (ended != stack::LayerProcess::kWell) {
     throw Error(Code::kUnsupported, "a layer cannot be started in its sandbox: " + ended, "mhvd's log says why, in lines of mhv-jail");
   }
 }

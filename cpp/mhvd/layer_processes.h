@@ -13,8 +13,8 @@
 #include "base/fd.h"
 #include "mhv.pb.h"
 #include "mhvd/config.h"
-#include "mhvd/layer_process.h"
 #include "mhvd/layer_registry.h"
+#include "stack/layer_process.h"
 
 namespace mhv::mhvd {
 
@@ -62,7 +62,7 @@ class LayerProcesses {
   struct Running {
     std::uint64_t generation;
     uid_t user;
-    std::unique_ptr<LayerProcess> process;
+    std::unique_ptr<stack::LayerProcess> process;
   };
   void drop(std::map<std::string, Running>::iterator it);
 

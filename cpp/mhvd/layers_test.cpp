@@ -1,8 +1,5 @@
 #include <gmock/gmock.h>
-#include <poll.h>
-#include <unistd.h>
 
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -108,35 +105,6 @@ TEST(SubordinateIds, AreThoseOfTheUser) {
   EXPECT_EQ(parse_subuid(text, "broken", 1).count, 0);
   EXPECT_EQ(parse_subuid(text, "bad", 1).count, 0);
   EXPECT_EQ(parse_subuid("", "alice", 1).count, 0);
-}
-
-TEST(LayerProcess, GetsItsDescriptorsAndSaysHowItEnded) {
-  const TempFolder folder;
-  const std::string program = folder.file("jail");
-  write(program, "#!/bin/sh\n[ \"$1\" = a ] || exit 9\necho x >&4\nread line <&3\nexit 7\n", true);
-  std::vector<Fd> fds;
-  fds.push_back(Fd::memory("in"));
-  fds.push_back(Fd::memory("out"));
-  pwrite_all(fds[0].get(), std::as_bytes(std::span("line\n", 5)), 0, "in");
-  LayerProcess process(program, {"a"}, fds);
-  pollfd polled{process.pidfd(), POLLIN, 0};
-  ASSERT_EQ(::poll(&polled, 1, 10'000), 1);
-  EXPECT_EQ(process.reap(), "its process exited with status 7");
-  std::array<std::byte, 1> out;
-  pread_all(fds[1].get(), out, 0, "out");
-  EXPECT_EQ(out[0], std::byte{'x'});
-}
-
-TEST(LayerProcess, IsKilledWithItsOwner) {
-  const TempFolder folder;
-  const std::string program = folder.file("jail");
-  write(program, "#!/bin/sh\nexec sleep 1000\n", true);
-  auto process = std::make_unique<LayerProcess>(program, std::vector<std::string>{}, std::span<const Fd>{});
-  const Fd pidfd = Fd::own(::dup(process->pidfd()));
-  process.reset();
-  pollfd polled{pidfd.get(), POLLIN, 0};
-  EXPECT_EQ(::poll(&polled, 1, 10'000), 1);
-  EXPECT_THROW(LayerProcess(folder.file("none"), {}, {}), Error);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@ import re
 
 import lab
 import pytest
+from test_bad_input import store
 
 
 def layers(engine, guest):
@@ -101,6 +102,21 @@ def test_a_layer_that_is_killed_comes_back(engine, guest):
         assert wait_ready(engine, guest, "introspection")["introspection"]["restarts"] == round
         introspect(engine, guest, "processes")
     assert layers(engine, guest)["heatmap"].get("restarts", 0) == 0
+    guest.assert_whole()
+
+
+def test_a_layer_beside_a_recorded_guest(engine, host, guest, tmp_path):
+    for _ in range(2):
+        guest.busy(100)
+        engine.create(guest.name)
+    live = introspect(engine, guest, "processes")
+    engine.call("detach", guest.name)
+    recording = tmp_path / "recording"
+    host.run("cp", "-a", store(host, guest), recording)
+    said = host.run(host.bin / "mhvctl", "layer", "run", host.bin / "layers/introspection", "--replay", recording, "--call", "processes")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2]
+    assert lasting(lines[-1]["answer"]["result"]) == lasting(live)
     guest.assert_whole()
 
 

@@ -14,22 +14,22 @@ namespace mhv::introspection {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Rows = std::map<std::string, Json>;
-struct Now {
-  Rows rows;
+using FactsById = std::map<std::string, Json>;
+struct Sight {
+  FactsById rows;
   std::set<std::int32_t> unreadable;  // processes: what they had, they may still have
 };
 
-Now processes_now(const Kernel& kernel) {
-  Now out;
+Sight processes_now(const Kernel& kernel) {
+  Sight out;
   for (const Process& one : Processes(kernel).list()) {
     out.rows[fmt::format("{} {:x}", one.pid, one.task.value)] = {{"pid", one.pid}, {"name", to_utf8(one.name)}};
   }
   return out;
 }
 
-Now modules_now(const Kernel& kernel) {
-  Now out;
+Sight modules_now(const Kernel& kernel) {
+  Sight out;
   for (const Module& one : Modules(kernel).list()) {
     out.rows[fmt::format("{} {:x}", one.name, one.structure.value)] = {{"name", to_utf8(one.name)},
                                                                        {"address", fmt::format("{:#x}", one.at.value)}};
@@ -38,8 +38,8 @@ Now modules_now(const Kernel& kernel) {
 }
 
 // Whoever has it open: a connection that several processes share is one.
-Now connections_now(const Kernel& kernel) {
-  Now out;
+Sight connections_now(const Kernel& kernel) {
+  Sight out;
   for (const auto& [process, readable, sockets] : Sockets(kernel).list({})) {
     if (!readable) out.unreadable.insert(process.pid);
     for (const Socket& one : sockets) {
@@ -57,15 +57,15 @@ Now connections_now(const Kernel& kernel) {
   return out;
 }
 
-struct Kind {
+struct Watched {
   const char *came, *went;
-  Now (*now)(const Kernel&);
+  Sight (*now)(const Kernel&);
 };
-constexpr std::array kKinds{Kind{"process_start", "process_exit", processes_now}, Kind{"module_load", "module_unload", modules_now},
-                            Kind{"connection_open", "connection_close", connections_now}};
+constexpr std::array kWatched{Watched{"process_start", "process_exit", processes_now}, Watched{"module_load", "module_unload", modules_now},
+                              Watched{"connection_open", "connection_close", connections_now}};
 
 // Makes `known` what is there `now`, as far as `out` has room for what that means.
-void compare(const Kind& kind, Rows& known, Now now, std::vector<Json>& out) {
+void tell_changes(const Watched& kind, FactsById& known, Sight now, std::vector<Json>& out) {
   const auto tell = [&](const char* what, const Json& of) {
     out.push_back({{"kind", what}});
     out.back().update(of);
@@ -88,11 +88,11 @@ void compare(const Kind& kind, Rows& known, Now now, std::vector<Json>& out) {
 
 std::vector<Json> Changes::look(const Kernel& kernel) {
   std::vector<Json> out;
-  for (std::size_t i = 0; i < kKinds.size(); ++i) {
+  for (std::size_t i = 0; i < kWatched.size(); ++i) {
     try {
-      Now now = kKinds[i].now(kernel);
+      Sight now = kWatched[i].now(kernel);
       if (known_[i]) {
-        compare(kKinds[i], *known_[i], std::move(now), out);
+        tell_changes(kWatched[i], *known_[i], std::move(now), out);
       } else {
         known_[i] = std::move(now.rows);
       }

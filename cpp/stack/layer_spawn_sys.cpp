@@ -5,9 +5,9 @@
 #include <csignal>
 
 #include "base/error.h"
-#include "mhvd/layer_process.h"
+#include "stack/layer_process.h"
 
-namespace mhv::mhvd {
+namespace mhv::stack {
 namespace {
 
 constexpr int kFirst = 3;
@@ -45,4 +45,4 @@ pid_t spawn_with(const std::string& program, const std::vector<std::string>& arg
   return pid;
 }
 
-}  // namespace mhv::mhvd
+}  // namespace mhv::stack

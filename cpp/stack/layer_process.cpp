@@ -1,4 +1,4 @@
-#include "mhvd/layer_process.h"
+#include "stack/layer_process.h"
 
 #include <fmt/format.h>
 #include <sys/syscall.h>
@@ -9,10 +9,10 @@
 
 #include "base/error.h"
 
-namespace mhv::mhvd {
+namespace mhv::stack {
 
-LayerProcess::LayerProcess(const std::string& jail, const std::vector<std::string>& arguments, std::span<const Fd> fds)
-    : pid_(spawn_with(jail, arguments, fds)), pidfd_(Fd::own(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)))) {
+LayerProcess::LayerProcess(const std::string& program, const std::vector<std::string>& arguments, std::span<const Fd> fds)
+    : pid_(spawn_with(program, arguments, fds)), pidfd_(Fd::own(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)))) {
   if (pidfd_) return;
   const int error = errno;
   ::kill(pid_, SIGKILL);
@@ -37,4 +37,4 @@ std::string LayerProcess::reap() {
                     : fmt::format("its process exited with status {}", code);
 }
 
-}  // namespace mhv::mhvd
+}  // namespace mhv::stack

@@ -1,4 +1,4 @@
-// One process of a layer: mhv-jail, which puts the layer into its sandbox and ends with it.
+// One process of a layer: mhv-jail, which puts the layer into its sandbox and ends with it; or, where its own vendor runs it, the layer.
 #pragma once
 
 #include <sys/types.h>
@@ -9,7 +9,7 @@
 
 #include "base/fd.h"
 
-namespace mhv::mhvd {
+namespace mhv::stack {
 
 // Starts `program` with these descriptors as 3, 4, ... and nothing else of ours but standard error. Throws.
 pid_t spawn_with(const std::string& program, const std::vector<std::string>& arguments, std::span<const Fd> fds);
@@ -17,7 +17,7 @@ pid_t spawn_with(const std::string& program, const std::vector<std::string>& arg
 // Not thread-safe.
 class LayerProcess {
  public:
-  LayerProcess(const std::string& jail, const std::vector<std::string>& arguments, std::span<const Fd> fds);
+  LayerProcess(const std::string& program, const std::vector<std::string>& arguments, std::span<const Fd> fds);
   ~LayerProcess();  // kills it, with all that it started
   LayerProcess(const LayerProcess&) = delete;
   LayerProcess& operator=(const LayerProcess&) = delete;
@@ -32,4 +32,4 @@ class LayerProcess {
   Fd pidfd_;
 };
 
-}  // namespace mhv::mhvd
+}  // namespace mhv::stack

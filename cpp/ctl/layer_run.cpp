@@ -1,0 +1,47 @@
+#include "ctl/layer_run.h"
+
+#include <filesystem>
+#include <memory>
+
+#include "replay/replay.h"
+
+namespace mhv::ctl {
+namespace {
+
+struct Rehearsal {
+  replay::Options options;
+  std::vector<std::string> calls;
+};
+
+// METHOD or METHOD={...}
+replay::Question question_of(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  return equals == std::string::npos ? replay::Question{text} : replay::Question{text.substr(0, equals), text.substr(equals + 1)};
+}
+
+int run_layer(Session& session, const Rehearsal& asked) {
+  replay::Options options = asked.options;
+  options.package = std::filesystem::absolute(options.package).string();
+  for (const std::string& call : asked.calls) options.at_the_end.push_back(question_of(call));
+  replay::run(options, [&](const nlohmann::ordered_json& what) {
+    session.print(what.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  });
+  return 0;
+}
+
+}  // namespace
+
+void add_layer_run_command(CLI::App& layer, Action& chosen) {
+  const auto asked = std::make_shared<Rehearsal>();
+  CLI::App& command = *layer.add_subcommand(
+      "run", "run a package's program beside a recorded guest, without a sandbox; what it says comes as lines of JSON");
+  command.add_option("FOLDER", asked->options.package, "with manifest.json and the program")->required()->check(CLI::ExistingDirectory);
+  command.add_option("--replay", asked->options.recording, "copy of the store of a guest's checkpoints: each of them is an epoch")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  command.add_option("--configure", asked->options.configuration, "what a tenant would set, a JSON object");
+  command.add_option("--call", asked->calls, "what to ask at the end, METHOD or METHOD={ARGUMENTS}; may be repeated");
+  command.callback([asked, &chosen] { chosen = [asked](Session& session) { return run_layer(session, *asked); }; });
+}
+
+}  // namespace mhv::ctl
