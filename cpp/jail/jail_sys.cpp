@@ -122,8 +122,9 @@ void confine(const Options& options, std::uint64_t mapped_bytes) {
   const std::string program = options.machine ? options.program : "/layer/" + options.program;
   std::vector<std::string> words = {program};
   words.insert(words.end(), options.arguments.begin(), options.arguments.end());
-  const std::string path = "PATH=" + (options.python_home.empty() ? "" : options.python_home + "/bin:") + "/usr/bin:/bin";
-  std::vector<std::string> variables = {path, "HOME=/layer", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1"};
+  std::vector<std::string> variables = {"PATH=/usr/bin:/bin", "HOME=/layer", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1",
+                                        "PYTHONUNBUFFERED=1"};
+  if (!options.python_path.empty()) variables.emplace_back("PYTHONPATH=/python");
   std::vector<char*> argv, environment;
   for (std::string& word : words) argv.push_back(word.data());
   for (std::string& variable : variables) environment.push_back(variable.data());
@@ -164,7 +165,7 @@ void end_with_parent(const Fd& go) {
     if (::setsid() < 0) throw_errno("cannot make a session");
     if (::sethostname("layer", 5) != 0) throw_errno("cannot name the layer's host");
     if (::chdir("/") != 0) throw_errno("cannot leave the caller's folder");
-    NewRoot root(options.package, options.python_home);
+    NewRoot root(options.package, options.python_path);
     Steps steps;
     const pid_t layer = ::fork();
     if (layer < 0) throw_errno("cannot start the layer");

@@ -91,15 +91,23 @@ TEST_P(Jail, SeesReadOnlyMountsAlone) {
   for (const char* place : {"/proc", "/sys", "/dev", "/etc"}) EXPECT_FALSE(places.contains(place)) << place;
 }
 
-TEST_P(Jail, AVirtualEnvironmentIsAtItsOwnPath) {
-  const std::string home = folder_.file("venv");
-  std::filesystem::create_directories(home + "/bin");
-  std::filesystem::permissions(home, std::filesystem::perms(0755));
-  std::ofstream(home + "/bin/tool") << "text";
-  EXPECT_EQ(attempt({"read", home + "/bin/tool"}), "ENOENT");
-  set("--python-home", home);
-  EXPECT_EQ(attempt({"read", home + "/bin/tool"}), "reached");
-  EXPECT_EQ(attempt({"read", folder_.file("mhv-jail")}), "ENOENT");
+TEST_P(Jail, ImportsTheModulesThatItIsGivenAndCannotChangeThem) {
+  const std::string modules = folder_.file("modules");
+  std::filesystem::create_directories(modules);
+  std::filesystem::permissions(modules, std::filesystem::perms(0777));
+  std::ofstream(modules + "/ours.py") << "where = __file__\n";
+  std::ofstream(package() + "/layer.py") << "#!/usr/bin/python3\n"
+                                            "import ours\n"
+                                            "print('from', ours.where, flush=True)\n"
+                                            "open('/python/more', 'w')\n";
+  std::filesystem::permissions(package() + "/layer.py", std::filesystem::perms(0755));
+  set("--program", "layer.py");
+  set("--memory-mib", "128");
+  EXPECT_NE(run({}).output.find("No module named 'ours'"), std::string::npos);
+  set("--python-path", modules);
+  const Ended ended = run({});
+  EXPECT_NE(ended.output.find("from /python/ours.py\n"), std::string::npos) << ended.output;
+  EXPECT_NE(ended.output.find("Read-only file system: '/python/more'"), std::string::npos) << ended.output;
 }
 
 Fd text_for_reading(const std::string& text, unsigned mode) {

@@ -16,7 +16,7 @@ struct Options {
   bool machine = false;     // the program is an emulator of the host, which runs the layer in a virtual machine
   std::string package;      // the folder of the layer's package: /layer inside; empty of a machine
   std::string program;      // beneath it; of a machine, its path
-  std::string python_home;  // a virtual environment, at the same path inside; may be empty
+  std::string python_path;  // a folder of Python modules: /python inside; may be empty
   std::string cgroup;       // a cgroup (v2) that the caller was delegated; may be empty
   std::uint32_t uid = 0;    // on the host; the gid as well
   std::uint32_t memory_mib = 0;

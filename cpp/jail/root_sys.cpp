@@ -28,7 +28,7 @@ void restrict_mount(int fd, const char* path, unsigned flags, std::uint64_t attr
 
 }  // namespace
 
-NewRoot::NewRoot(const std::string& package, const std::string& python_home) {
+NewRoot::NewRoot(const std::string& package, const std::string& python_path) {
   if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) throw_errno("cannot part from the host's mounts");
   bind("/usr", "usr");
   for (const std::string name : {"bin", "lib", "lib64"}) {
@@ -41,7 +41,7 @@ NewRoot::NewRoot(const std::string& package, const std::string& python_home) {
     }
   }
   if (!package.empty()) bind(package, "layer");
-  if (!python_home.empty() && !python_home.starts_with("/usr/")) bind(python_home, python_home.substr(1));
+  if (!python_path.empty()) bind(python_path, "python");
 }
 
 void NewRoot::show_descriptors() { bind("/proc/self/fd", "fd"); }

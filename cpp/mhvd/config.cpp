@@ -28,6 +28,7 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--jail", config.jail, "the mhv-jail program; default: beside mhvd");
   app.add_option("--layer-folder", config.layer_folders,
                  "folder of layers' packages, trusted as they are; may be repeated; default: layers/ beside mhvd");
+  app.add_option("--layer-python", config.layer_python, "folder of the module that layers in Python import; default: python/ beside mhvd");
   app.add_option("--installed-layers", config.installed_layers, "where \"mhvctl layer install\" puts packages, checked before each start")
       ->capture_default_str();
   app.add_option("--vendor-keys", config.vendor_keys, "folder with VENDOR.pem of each vendor that is allowed")->capture_default_str();
@@ -50,6 +51,7 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
     }
     if (config.worker.empty()) config.worker = beside_this_program("mhv-worker");
     if (config.jail.empty()) config.jail = beside_this_program("mhv-jail");
+    if (config.layer_python.empty()) config.layer_python = beside_this_program("python");
     if (config.layer_folders.empty()) config.layer_folders = {beside_this_program("layers")};
     if (config.service_vm_image.empty()) config.service_vm_image = beside_this_program("service-vm");
     out.run = true;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <filesystem>
 
 #include "base/error.h"
 #include "mhvd/service_vm.h"
@@ -25,13 +26,16 @@ bool take_number(std::string_view text, T& out) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-JailedProgram in_process(const LayerPackage& package, std::vector<Fd> fds) {
-  return {{"--package", package.folder, "--program", package.manifest.program}, package.manifest.resources.memory_mib, {}, std::move(fds)};
+JailedProgram in_process(const std::string& python, const LayerPackage& package, std::vector<Fd> fds) {
+  std::vector<std::string> options = {"--package", package.folder, "--program", package.manifest.program};
+  std::error_code error;
+  if (std::filesystem::is_directory(python, error)) options.insert(options.end(), {"--python-path", python});
+  return {std::move(options), package.manifest.resources.memory_mib, {}, std::move(fds)};
 }
 
 JailedProgram program_of(const Config& config, const LayerPackage& package, std::vector<Fd> fds) {
   return config.runs_in_vm(package.manifest.name) ? in_machine(config.service_vm_image, package, std::move(fds))
-                                                  : in_process(package, std::move(fds));
+                                                  : in_process(config.layer_python, package, std::move(fds));
 }
 
 std::unique_ptr<stack::LayerProcess> run_in_jail(const Config& config, const LayerPackage& package, uid_t user,

@@ -59,15 +59,10 @@ class FakeEngine:
 
 
 @pytest.fixture
-def python_path(tmp_path):
-    """A folder with nova_mhv of this tree, and what was built of it."""
-    package = tmp_path / "python/nova_mhv"
-    package.mkdir(parents=True)
-    modules = list((BUILD / "cpp/bindings").glob("_layer.*.so"))
-    assert modules, "build it first: cmake --build --preset release"
-    for source in (TOP / "nova_mhv/__init__.py", TOP / "nova_mhv/layer", *modules):
-        (package / source.name).symlink_to(source)
-    return package.parent
+def python_path():
+    """What mhvd shows to layers in Python."""
+    assert list((BUILD / "python/nova_mhv").glob("_layer.*.so")), "build it first: cmake --build --preset release"
+    return BUILD / "python"
 
 
 @pytest.fixture
