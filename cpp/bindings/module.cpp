@@ -177,6 +177,13 @@ py::list layer_list(Client& client) {
   return out;
 }
 
+py::dict layer_install(Client& client, int fd) {
+  mhv::protocol::Request request;
+  request.mutable_layer_install();
+  const std::array<int, 1> fds{fd};
+  return to_dict(call(client, std::move(request), {}, fds).layer_list().layers(0));
+}
+
 py::list alerts(Client& client, const std::string& guest, std::uint64_t after) {
   mhv::protocol::Request request;
   request.mutable_alert_list()->set_guest(guest);
@@ -241,5 +248,6 @@ PYBIND11_MODULE(_engine, module) {
       .def("service_remove", &service_remove, py::arg("guest"), py::arg("service"))
       .def("layer_call", &layer_call, py::arg("guest"), py::arg("layer"), py::arg("method"), py::arg("arguments") = "{}")
       .def("layer_list", &layer_list)
+      .def("layer_install", &layer_install, py::arg("fd"))
       .def("alerts", &alerts, py::arg("guest"), py::arg("after") = std::uint64_t{0});
 }

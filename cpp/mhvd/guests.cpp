@@ -232,6 +232,7 @@ protocol::Reply Guests::handle(const protocol::Request& request, std::span<const
     case Kind::kServiceAdd: add_service(request.service_add()); return done();
     case Kind::kServiceRemove: remove_service(request.service_remove()); return done();
     case Kind::kLayerList: return list_layers();
+    case Kind::kLayerInstall: return install_layer(fds.front());
     case Kind::kAlertList: return list_alerts(request.alert_list());
     case Kind::kCheckpointRestore: {
       const auto guest = find(guest_of(request));

@@ -47,6 +47,7 @@ class Guests {
   void remove_service(const protocol::ServiceRemove& request);
   void check_services(const protocol::ServiceOptions& options) const;
   protocol::Reply list_layers() const;
+  protocol::Reply install_layer(int file) const;
   protocol::Reply list_alerts(const protocol::AlertList& request);
   void forget(const std::string& guest, const ReplyFn& progress);
   // A guest that does not run: started without running, put to the checkpoint, then let go.

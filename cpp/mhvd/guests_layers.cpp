@@ -1,4 +1,6 @@
 // Which layers there are, and which of them a guest has.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -14,6 +16,13 @@ bool has(const protocol::ServiceOptions& options, const std::string& service) {
   return std::ranges::find(options.services(), service) != options.services().end();
 }
 
+void describe(LayerPackage package, protocol::LayerInfo& info) {
+  info.set_name(std::move(package.manifest.name));
+  info.set_version(std::move(package.manifest.version));
+  info.set_vendor(std::move(package.manifest.vendor));
+  info.set_manifest(std::move(package.text));
+}
+
 std::string said(const Error& error) { return error.hint().empty() ? error.what() : std::string(error.what()) + "; " + error.hint(); }
 
 }  // namespace
@@ -27,7 +36,7 @@ void Guests::test_layers(protocol::SelfTestReply& reply) {
     protocol::Capability& capability = *reply.add_capabilities();
     capability.set_service(package.manifest.name);
     try {
-      stack::arbitrate(std::array{stack::built_in("checkpoint"), package.manifest});
+      stack::arbitrate(std::array{stack::built_in("checkpoint"), layers_.registry.find_trusted(package.manifest.name).manifest});
     } catch (const Error& error) {
       capability.set_reason(said(error));
       continue;
@@ -58,6 +67,7 @@ void Guests::add_service(const protocol::ServiceAdd& request) {
     (*options.mutable_configurations())[request.service()] = request.configuration();
   }
   check_services(options);
+  if (!stack::is_built_in(request.service())) layers_.registry.find_trusted(request.service());
   guest->configure(options);
 }
 
@@ -81,13 +91,16 @@ void Guests::remove_service(const protocol::ServiceRemove& request) {
 protocol::Reply Guests::list_layers() const {
   protocol::Reply reply;
   protocol::LayerListReply& out = *reply.mutable_layer_list();
-  for (LayerPackage& package : layers_.registry.all()) {
-    protocol::LayerInfo& info = *out.add_layers();
-    info.set_name(std::move(package.manifest.name));
-    info.set_version(std::move(package.manifest.version));
-    info.set_vendor(std::move(package.manifest.vendor));
-    info.set_manifest(std::move(package.text));
-  }
+  for (LayerPackage& package : layers_.registry.all()) describe(std::move(package), *out.add_layers());
+  return reply;
+}
+
+protocol::Reply Guests::install_layer(int file) const {
+  protocol::Reply reply;
+  LayerPackage package = layers_.registry.install("/proc/self/fd/" + std::to_string(file));
+  spdlog::info("layer {} {} of {} is installed in {}", package.manifest.name, package.manifest.version, package.manifest.vendor,
+               package.folder);
+  describe(std::move(package), *reply.mutable_layer_list()->add_layers());
   return reply;
 }
 

@@ -21,9 +21,18 @@ std::vector<std::string> folders_in(const std::string& folder) {
   std::vector<std::string> out;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.is_directory(error)) out.push_back(entry.path().filename().string());
+    std::string name = entry.path().filename().string();
+    if (name[0] != '.' && entry.is_directory(error)) out.push_back(std::move(name));  // those are being unpacked
   }
   std::ranges::sort(out);
+  return out;
+}
+
+LayerPackage read_package(const std::string& folder) {
+  LayerPackage out;
+  out.folder = folder;
+  out.text = read_file(folder + "/manifest.json", stack::kManifestMax);
+  out.manifest = stack::parse_manifest(out.text);
   return out;
 }
 
@@ -31,11 +40,7 @@ std::vector<std::string> folders_in(const std::string& folder) {
 
 std::optional<LayerPackage> LayerRegistry::look(const std::string& folder) const {
   try {
-    LayerPackage out;
-    out.folder = folder;
-    out.text = read_file(folder + "/manifest.json", stack::kManifestMax);
-    out.manifest = stack::parse_manifest(out.text);
-    return out;
+    return read_package(folder);
   } catch (const std::exception& error) {
     spdlog::warn("layer package {} is of no use: {}", folder, error.what());
     return std::nullopt;
@@ -77,6 +82,8 @@ LayerPackage LayerRegistry::find_trusted(const std::string& name) const {
   if (out.installed) out.manifest = package::verify_installed(out.folder, trust_).manifest;
   return out;
 }
+
+LayerPackage LayerRegistry::install(const std::string& file) const { return read_package(package::install(file, trust_, installed_)); }
 
 LayerPackage LayerRegistry::find(const std::string& name) const {
   std::string known = "checkpoint";

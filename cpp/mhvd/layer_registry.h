@@ -32,6 +32,8 @@ class LayerRegistry {
   // What is about to be started. Throws as find(), and what package::verify_installed() throws of an installed one: its vendor is not
   // allowed (any more), or its files are not what was signed.
   LayerPackage find_trusted(const std::string& name) const;
+  // Checks a package and unpacks it. Throws what package::install() throws.
+  LayerPackage install(const std::string& file) const;
   // As the worker is told of it. Throws as find(), and kInvalid: its configuration is not what its manifest allows.
   protocol::LayerSpec spec(const std::string& name, const protocol::ServiceOptions& options) const;
   // Throws when these services cannot be had together, or one of them not at all.

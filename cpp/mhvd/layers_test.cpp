@@ -78,16 +78,18 @@ TEST(LayerRegistry, ChecksWhatIsInstalledBeforeItIsStarted) {
       std::system(
           ("cd " + keys + " && openssl genpkey -algorithm ed25519 -out secret && openssl pkey -in secret -pubout -out v.pem").c_str()),
       0);
-  const package::Trust trust{keys, folder.file("revoked")};
+  const LayerRegistry registry({}, installed, {keys, folder.file("revoked")});
   for (const char* const version : {"9", "10"}) {
     const std::string made = folder.file(std::string("made") + version);
     write(made + "/manifest.json", manifest("one", version));
     write(made + "/p", "program", true);
     std::filesystem::permissions(made + "/p", std::filesystem::perms(0755));
     package::pack(made, keys + "/secret", made + ".tar");
-    package::install(made + ".tar", trust, installed);
+    EXPECT_EQ(registry.install(made + ".tar").manifest.version, version);
+    EXPECT_THROW(registry.install(made + ".tar"), Error);
   }
-  const LayerRegistry registry({}, installed, trust);
+  write(installed + "/.new-x/1/manifest.json", manifest("two"));
+  EXPECT_EQ(registry.all().size(), 1) << "what is being unpacked is not there yet";
   EXPECT_EQ(registry.find_trusted("one").manifest.version, "10");
   std::ofstream(installed + "/one/10/p") << "another";
   EXPECT_THROW(registry.find_trusted("one"), Error);
@@ -95,6 +97,26 @@ TEST(LayerRegistry, ChecksWhatIsInstalledBeforeItIsStarted) {
   EXPECT_EQ(registry.find_trusted("one").manifest.version, "9");
   std::filesystem::remove(keys + "/v.pem");
   EXPECT_THROW(registry.find_trusted("one"), Error);
+  EXPECT_THROW(registry.install(folder.file("made9.tar")), Error);
+}
+
+TEST(LayerProcesses, ShowTheModulesThatLayersInPythonImport) {
+  const TempFolder folder;
+  Config config;
+  config.jail = folder.file("jail");
+  config.layer_python = folder.file("python");
+  write(config.jail, "#!/bin/sh\necho \"$@\" >" + folder.file("arguments") + "\n", true);
+  LayerPackage package;
+  package.folder = folder.file("package");
+  package.manifest = stack::parse_manifest(manifest("one"));
+  LayerUsers users;
+  const auto arguments = [&] {
+    test_jail(config, users, package);
+    return read_file(folder.file("arguments"), 4096);
+  };
+  EXPECT_THAT(arguments(), ::testing::Not(HasSubstr("--python-path")));
+  std::filesystem::create_directories(config.layer_python);
+  EXPECT_THAT(arguments(), HasSubstr("--python-path " + config.layer_python + " "));
 }
 
 TEST(SubordinateIds, AreThoseOfTheUser) {

@@ -100,6 +100,9 @@ TEST(Requests, IdsHoldsAndDescriptors) {
   request.mutable_checkpoint_export()->set_id(kUuid);
   EXPECT_FALSE(accepted(request));
   EXPECT_TRUE(accepted(request, 1));
+  request.mutable_layer_install();
+  EXPECT_FALSE(accepted(request));
+  EXPECT_TRUE(accepted(request, 1));
   request.mutable_checkpoint_export_disk()->set_guest("s1");
   request.mutable_checkpoint_export_disk()->set_id(kUuid);
   for (const std::string& target : {std::string("vda"), std::string("A-b_c.9"), std::string(64, 'v')}) {

@@ -109,8 +109,8 @@ protocol::Request parse_request(std::string_view bytes) {
 }
 
 void check_request(const protocol::Request& request, std::size_t fds) {
-  const bool exports = request.has_checkpoint_export() || request.has_checkpoint_export_disk();
-  const std::size_t fds_wanted = exports ? 1 : 0;
+  const bool has_file = request.has_checkpoint_export() || request.has_checkpoint_export_disk() || request.has_layer_install();
+  const std::size_t fds_wanted = has_file ? 1 : 0;
   if (fds != fds_wanted)
     throw Error(Code::kInvalid, "the request brings " + std::to_string(fds) + " descriptors, not " + std::to_string(fds_wanted));
   switch (request.body_case()) {
@@ -120,7 +120,8 @@ void check_request(const protocol::Request& request, std::size_t fds) {
       break;
     case Kind::kStatus: check_guest(request.status().guest(), true); break;
     case Kind::kSelfTest:
-    case Kind::kLayerList: break;
+    case Kind::kLayerList:
+    case Kind::kLayerInstall: break;
     case Kind::kLayerCall:
       check_guest(request.layer_call().guest());
       check_service(request.layer_call().layer());
@@ -205,6 +206,7 @@ std::string guest_of(const protocol::Request& request) {
     case Kind::kAlertList: return request.alert_list().guest();
     case Kind::kSelfTest:
     case Kind::kLayerList:
+    case Kind::kLayerInstall:
     case Kind::BODY_NOT_SET: break;
   }
   return "";
