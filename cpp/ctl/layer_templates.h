@@ -61,6 +61,10 @@ set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "")
 find_package(mhv-layer REQUIRED)
 add_executable(@NAME@ main.cpp)
 target_link_libraries(@NAME@ PRIVATE mhv::layer)
+# What is packed: the program, stripped, and what it claims.
+set(package ${CMAKE_BINARY_DIR}/package)
+configure_file(manifest.json ${package}/manifest.json COPYONLY)
+add_custom_command(TARGET @NAME@ POST_BUILD COMMAND ${CMAKE_STRIP} -o ${package}/@NAME@ $<TARGET_FILE:@NAME@>)
 )";
 
 inline constexpr const char* kLayerPython = R"(#!/usr/bin/python3
@@ -103,14 +107,28 @@ Build it with nova-mhv's SDK (``-Dmhv-layer_DIR=FOLDER`` where CMake does not fi
 
     cmake -S . -B build && cmake --build build
 
-Its package is a folder with ``manifest.json`` and ``build/@NAME@``.
+Make a key once, put your name in the place of ``example`` in ``manifest.json``, and pack the layer for those who run clouds::
+
+    openssl genpkey -algorithm ed25519 -out secret.pem
+    openssl pkey -in secret.pem -pubout -out public.pem
+    mhvctl layer pack build/package --key secret.pem --output @NAME@-0.1.tar
+
+They get the package and ``public.pem``; ``doc/layer-packages.rst`` says what they do with them. Keep ``secret.pem`` to yourself.
 )";
 
 inline constexpr const char* kLayerReadmePython = R"(@NAME@
 ======
 
 A layer for nova-mhv. Its code is ``@NAME@``, its claims are ``manifest.json``; ``doc/layers.rst`` of nova-mhv says what both may hold.
-There is nothing to build: the two files are its package. The host's Python needs ``nova_mhv``.
+There is nothing to build. ``nova_mhv.layer`` is there on hosts; to run it elsewhere, Python needs ``nova_mhv``.
+
+Make a key once, put your name in the place of ``example`` in ``manifest.json``, and pack the layer for those who run clouds::
+
+    openssl genpkey -algorithm ed25519 -out ../secret.pem
+    openssl pkey -in ../secret.pem -pubout -out ../public.pem
+    mhvctl layer pack . --key ../secret.pem --output ../@NAME@-0.1.tar
+
+They get the package and ``public.pem``; ``doc/layer-packages.rst`` says what they do with them. Keep ``secret.pem`` to yourself.
 )";
 
 }  // namespace mhv::ctl

@@ -12,6 +12,7 @@
 
 """What `mhvctl layer new` makes: it builds, and runs, in both languages."""
 
+import functools
 import json
 import subprocess
 
@@ -19,10 +20,11 @@ import pytest
 from conftest import ALERT, BUILD, EPOCH_DONE, READY
 
 MIB = 1 << 20
+MHVCTL = BUILD / "cpp/ctl/mhvctl"
 
 
 def mhvctl(folder, *arguments):
-    return subprocess.run([BUILD / "cpp/ctl/mhvctl", "layer", "new", *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([MHVCTL, "layer", "new", *arguments], cwd=folder, capture_output=True, text=True)
 
 
 def counts(engine):
@@ -37,6 +39,21 @@ def counts(engine):
     assert engine.answer("kernel")["error"]["code"] == "unsupported"  # there is none
     assert engine.answer("other")["error"]["code"] == "unsupported"
     assert engine.stop() == 0
+
+
+def packed(tmp_path, folder):
+    """As the README says."""
+    run = functools.partial(subprocess.run, cwd=tmp_path, check=True)
+    (tmp_path / "vendors").mkdir()
+    run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", "secret.pem"])
+    run(["openssl", "pkey", "-in", "secret.pem", "-pubout", "-out", "vendors/example.pem"])
+    run([MHVCTL, "layer", "pack", folder, "--key", "secret.pem", "--output", "my-layer-0.1.tar"])
+    return tmp_path / "my-layer-0.1.tar"
+
+
+def verified(package):
+    command = [MHVCTL, "layer", "verify", package, "--keys", package.with_name("vendors")]
+    assert "its signature is good" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def made(tmp_path, *arguments):
@@ -58,6 +75,7 @@ def test_cpp(tmp_path, start):
     subprocess.run(["cmake", "-S", project, "-B", build, f"-Dmhv-layer_DIR={BUILD / 'mhv-layer'}"], check=True)
     subprocess.run(["cmake", "--build", build], check=True)
     counts(start(str(build / "my-layer"), configuration={"alert_above_mib": 2}))
+    verified(packed(tmp_path, build / "package"))
 
 
 def test_python(tmp_path, start):
@@ -65,6 +83,7 @@ def test_python(tmp_path, start):
     assert {file.name for file in project.iterdir()} == {"manifest.json", "my-layer", "README.rst"}
     assert len((project / "my-layer").read_text().splitlines()) <= 50
     counts(start(str(project / "my-layer"), configuration={"alert_above_mib": 2}))
+    verified(packed(tmp_path, project))
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "a/b", "..", "-x", "a b", "a" * 100])
