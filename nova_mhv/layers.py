@@ -37,7 +37,7 @@ INTROSPECTION = "introspection"
 INTROSPECTION_KINDS = ("processes", "threads", "modules", "sockets", "files", "mounts", "syscalls", "log", "kernel")
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
-_MANIFEST_BYTES_MAX = 64 << 10
+MANIFEST_BYTES_MAX = 64 << 10
 _SHOWN_CHARS_MAX = 64
 # Of those that come with nova-mhv, where their manifests are not in a folder of the operator's.
 _SCHEMAS: dict[str, dict[str, Any]] = {
@@ -123,8 +123,8 @@ def read_manifests(folders: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in [path for folder in folders for path in _files(folder)]:
         try:
-            if path.stat().st_size > _MANIFEST_BYTES_MAX:
-                raise LayerError(f"more than {_MANIFEST_BYTES_MAX} bytes")
+            if path.stat().st_size > MANIFEST_BYTES_MAX:
+                raise LayerError(f"more than {MANIFEST_BYTES_MAX} bytes")
             text = path.read_text()
             manifest = parse_configuration(text)
             name = manifest.get("name")
@@ -141,11 +141,20 @@ def read_manifests(folders: Iterable[str]) -> dict[str, str]:
 
 
 def _files(folder: str) -> list[pathlib.Path]:
+    """NAME/manifest.json, and then NAME/VERSION/manifest.json of what is installed, the newest version of a name first."""
+    top = pathlib.Path(folder)
     try:
-        return sorted(pathlib.Path(folder).glob("*/manifest.json"))
+        installed = [path for path in top.glob("*/*/manifest.json") if not path.parts[-3].startswith(".")]  # those are being unpacked
+        return sorted(top.glob("*/manifest.json")) + sorted(installed, key=_age, reverse=True)
     except OSError as error:
         LOG.warning("Manifests of layers cannot be read: %s", error)
         return []
+
+
+def _age(path: pathlib.Path) -> list[str | int]:
+    """Numbers in a version count as numbers, as they do for the engine: 1.10 is newer than 1.9."""
+    parts = re.split("([0-9]+)", path.parent.name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def arbitrate(stack: Sequence[str]) -> None:

@@ -30,8 +30,9 @@ ADDABLE = cfg.ListOpt(
 MANIFESTS = cfg.ListOpt(
     "manifest_dirs",
     default=["/var/lib/nova-mhv/layers"],
-    help="Folders of layers' packages, of which NAME/manifest.json is read: against them configurations are checked, and which "
-    "services do not go together. Services without one are checked on the compute host alone.",
+    help="Folders of layers' packages, of which NAME/manifest.json is read, or NAME/VERSION/manifest.json of the newest version: "
+    "against them configurations are checked, and which services do not go together. Services without one are checked on the "
+    "compute host alone.",
 )
 
 FLAVOR_OPTS: list[cfg.Opt] = [ENABLED, MANIFESTS]  # of nova-api

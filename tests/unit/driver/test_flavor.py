@@ -283,6 +283,19 @@ def test_of_two_manifests_of_a_name_the_earlier_folders_counts(tmp_path):
     assert {name: json.loads(text)["version"] for name, text in found.items()} == {"a": "1", "b": "2"}
 
 
+def test_of_what_is_installed_the_newest_version_counts(tmp_path):
+    def install(name, version):
+        put_manifest(tmp_path / name, version)
+        (tmp_path / name / version / "manifest.json").write_text(json.dumps({"name": name, "version": version}))
+
+    for version in ("1.9", "1.10", "0.99"):
+        install("a", version)
+    install("b", "2")
+    put_manifest(tmp_path / ".new-x", "c")
+    found = layers.read_manifests([str(tmp_path)])
+    assert {name: json.loads(text)["version"] for name, text in found.items()} == {"a": "1.10", "b": "2"}
+
+
 def test_no_manifests_are_fine(tmp_path):
     assert layers.read_manifests([str(tmp_path / "missing")]) == {}
 
