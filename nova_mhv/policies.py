@@ -34,9 +34,11 @@ OPERATION = f"{_PREFIX}:operations:show"
 SERVICES = f"{_PREFIX}:services:show"
 ADD_SERVICE = f"{_PREFIX}:services:add"
 REMOVE_SERVICE = f"{_PREFIX}:services:remove"
+CALL_SERVICE = f"{_PREFIX}:services:call"
 ANY_SERVICE = f"{_PREFIX}:services:any"
 CLOUD_SERVICES = f"{_PREFIX}:services:index"
 CLOUD_HOSTS = f"{_PREFIX}:services:hosts"
+INSTALL_SERVICE = f"{_PREFIX}:services:install"
 INTROSPECT = f"{_PREFIX}:introspection:show"
 ALERTS = f"{_PREFIX}:alerts:index"
 
@@ -69,11 +71,13 @@ _RULES = [
     _rule(SERVICES, READER, "Show the services of a server.", "GET", _SERVICES),
     _rule(ADD_SERVICE, MEMBER, "Add a service of [layers] tenant_addable to a server.", "POST", _SERVICES),
     _rule(REMOVE_SERVICE, MEMBER, "Remove such a service from a server.", "DELETE", _SERVICES + "/{name}"),
+    _rule(CALL_SERVICE, MEMBER, "Ask a service of a server something.", "POST", _SERVICES + "/{name}/call"),
     _rule(ANY_SERVICE, ADMIN, "Add and remove other services, too.", "POST", _SERVICES),
     _rule(INTROSPECT, MEMBER, "See what runs in a server.", "GET", "/v1/servers/{server_id}/introspection/{kind}"),
     _rule(ALERTS, READER, "List the alerts of a server.", "GET", "/v1/servers/{server_id}/alerts"),
     _rule(CLOUD_SERVICES, "role:admin or role:reader", "List the services of the cloud.", "GET", "/v1/services"),
     _rule(CLOUD_HOSTS, ADMIN, "See on which hosts they are.", "GET", "/v1/services"),
+    _rule(INSTALL_SERVICE, ADMIN, "Install a package of a service on the hosts.", "POST", "/v1/services"),
 ]
 
 

@@ -12,8 +12,8 @@
 
 """RPC between mhv-api and the agents: topic ``mhv-agent``, one server per compute host.
 
-Version 1.1. Every method but ``host_services`` takes ``server_id``; errors
-cross as ``AgentError`` alone, whose code is one of the engine's, or
+Version 1.2. Every method takes ``server_id``, but for those of the host itself
+(``host_services``, ``layer_install``); errors cross as ``AgentError`` alone, whose code is one of the engine's, or
 ``no-service``: this host's engine knows no such guest, or the guest has not
 got what is asked for.
 """
@@ -25,14 +25,16 @@ from oslo_config import cfg
 from oslo_context import context as oslo_context
 
 TOPIC = "mhv-agent"
-VERSION = "1.1"
+VERSION = "1.2"
 
 _SEND_RETRIES = 3
 
 # What came after 1.0: an older agent is asked for everything else as before.
 _SINCE = dict.fromkeys(("service_add", "service_remove", "introspect", "alert_list", "host_services"), "1.1")
-# A deletion gives disk space back, a service has to start, which takes its time: it may last as long as the agent's heartbeats come.
-_SLOW = frozenset({"checkpoint_delete", "service_add", "service_remove"})
+_SINCE |= dict.fromkeys(("service_call", "layer_install"), "1.2")
+# A deletion gives disk space back, a service has to start, a package has to come, which takes its time: it may last as long as the
+# agent's heartbeats come.
+_SLOW = frozenset({"checkpoint_delete", "service_add", "service_remove", "layer_install"})
 
 
 class AgentError(Exception):
@@ -96,5 +98,5 @@ class AgentClient:
         except (messaging.UnsupportedVersion, messaging.RemoteError) as error:
             if isinstance(error, messaging.RemoteError) and error.exc_type != "UnsupportedVersion":
                 raise
-            message = "The agent on the host of this server is of an older release."
+            message = "The agent on the host is of an older release."
             raise AgentError("unavailable", message, "The operator has to update it.") from error

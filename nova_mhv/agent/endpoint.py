@@ -20,7 +20,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import oslo_messaging as messaging
 from oslo_context import context as oslo_context
@@ -38,8 +38,8 @@ Context = oslo_context.RequestContext
 
 NO_SERVICE = "This server has no hypervisor service."
 NO_SERVICE_HINT = "Give it a flavor with the extra spec mhv:services=checkpoint."
-NO_INTROSPECTION = "This server has no service introspection."
-NO_INTROSPECTION_HINT = "Add it, where the operator allows that, or give the server a flavor with it in mhv:services."
+NO_LAYER = "This server has no service {}."
+NO_LAYER_HINT = "Add it, where the operator allows that, or give the server a flavor with it in mhv:services."
 # What names a file or a command of the host is for its operator, not for tenants.
 OPERATORS = re.compile(r"(^|[\s\"'(=:])/\w|mhvctl|systemctl")
 ENGINE_TROUBLE = "The engine on the host of this server has a problem."
@@ -50,6 +50,10 @@ class Exporter(Protocol):
     def export(
         self, client: Any, context: Context, server_id: str, checkpoint_id: str, progress: Progress
     ) -> dict[str, Any]: ...
+
+
+class Packages(Protocol):
+    def fetch(self, image_id: str) -> IO[bytes]: ...
 
 
 class AgentEndpoint:
@@ -63,11 +67,13 @@ class AgentEndpoint:
         operations: Operations,
         notifier: Notifier,
         exporter: Exporter,
+        packages: Packages,
     ) -> None:
         self._connect = connect
         self._operations = operations
         self._notifier = notifier
         self._exporter = exporter
+        self._packages = packages
 
     # ------------------------------------------------------------ short requests
 
@@ -95,7 +101,8 @@ class AgentEndpoint:
             guests = client.status(server_id)
         if not guests:
             raise AgentError("no-service", NO_SERVICE, NO_SERVICE_HINT)
-        return guests[0]
+        shown = [{**layer, "message": _message_for_tenants(layer["message"])} for layer in guests[0]["layers"]]
+        return {**guests[0], "layers": shown}
 
     @messaging.expected_exceptions(AgentError)
     def operation_show(self, context: Context, server_id: str, operation_id: str) -> dict[str, Any]:
@@ -121,16 +128,12 @@ class AgentEndpoint:
     @messaging.expected_exceptions(AgentError)
     def introspect(self, context: Context, server_id: str, kind: str, pid: int | None) -> Any:
         """What the layer answers: a list of objects, or an object."""
-        arguments = "{}" if pid is None else json.dumps({"pid": pid})
-        with self._engine(server_id) as client:
-            if layers.INTROSPECTION not in _services_of(client, server_id):
-                raise AgentError("no-service", NO_INTROSPECTION, NO_INTROSPECTION_HINT)
-            answer = client.layer_call(server_id, layers.INTROSPECTION, kind, arguments)
-        try:
-            return layers.parse_json(answer)
-        except ValueError as error:
-            LOG.error("The layer %s of server %s answered no JSON: %.200r", layers.INTROSPECTION, server_id, answer)
-            raise AgentError("corrupt", "The service answered something that is no JSON.", ENGINE_TROUBLE_HINT) from error
+        return self._ask(server_id, layers.INTROSPECTION, kind, "{}" if pid is None else json.dumps({"pid": pid}))
+
+    @messaging.expected_exceptions(AgentError)
+    def service_call(self, context: Context, server_id: str, service: str, question: str, arguments: str) -> Any:
+        """``question`` is the layer's method, ``arguments`` JSON, as is what the layer answers."""
+        return self._ask(server_id, service, question, arguments)
 
     @messaging.expected_exceptions(AgentError)
     def alert_list(self, context: Context, server_id: str, after: int) -> list[dict[str, Any]]:
@@ -150,6 +153,18 @@ class AgentEndpoint:
         names = [name for name in {**able, **found} if able.get(name, True)]
         none = {"version": "", "vendor": ""}
         return [{"name": name} | {field: found.get(name, none)[field] for field in none} for name in names]
+
+    @messaging.expected_exceptions(AgentError)
+    def layer_install(self, context: Context, image_id: str) -> dict[str, Any]:
+        """Name, version and vendor of what is there now. Its errors are for operators, and name the host's files."""
+        with self._packages.fetch(image_id) as file:
+            try:
+                found = self._connect().layer_install(file.fileno())
+            except engine.EngineError as error:
+                LOG.error("The image %s was not installed: %s (%s)", image_id, error.message, error.hint)
+                raise AgentError(error.code, error.message, error.hint) from error
+        LOG.info("Service %s %s of %s installed", found["name"], found["version"], found["vendor"])
+        return {field: found[field] for field in ("name", "version", "vendor")}
 
     # ------------------------------------------------------------ operations
 
@@ -192,6 +207,17 @@ class AgentEndpoint:
         return self._start(context, "verify", server_id, work)
 
     # ------------------------------------------------------------ helpers
+
+    def _ask(self, server_id: str, service: str, method: str, arguments: str) -> Any:
+        with self._engine(server_id) as client:
+            if service not in _services_of(client, server_id):
+                raise AgentError("no-service", NO_LAYER.format(service), NO_LAYER_HINT)
+            answer = client.layer_call(server_id, service, method, arguments)
+        try:
+            return layers.parse_json(answer)
+        except ValueError as error:
+            LOG.error("The layer %s of server %s answered no JSON: %.200r", service, server_id, answer)
+            raise AgentError("corrupt", "The service answered something that is no JSON.", ENGINE_TROUBLE_HINT) from error
 
     def _start(
         self,
@@ -260,6 +286,12 @@ def _for_tenants(error: engine.EngineError) -> AgentError:
     if (message, hint) != (error.message, error.hint):
         LOG.error("%s (%s)", error.message, error.hint)
     return AgentError(error.code, message, hint)
+
+
+def _message_for_tenants(message: str) -> str:
+    """Why a layer does not run, which mhvd's log has as a whole."""
+    parts = [part for part in message.split("; ") if not OPERATORS.search(part)]
+    return "; ".join(parts) if parts else ENGINE_TROUBLE
 
 
 def _knows(client: engine.Client, server_id: str) -> bool:

@@ -33,6 +33,16 @@ LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
 
 
+def temporary_file(folder: str) -> IO[bytes]:
+    """Raises AgentError."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return tempfile.TemporaryFile(dir=folder)
+    except OSError as error:
+        message = f"The agent cannot write its export folder: {error.strerror}"
+        raise AgentError("permission", message, "The operator sets export_dir in mhv-agent.conf.") from error
+
+
 class GlanceExporter:
     """Thread-safe. ``glance`` is a keystoneauth adapter whose user may create images for other projects."""
 
@@ -44,7 +54,7 @@ class GlanceExporter:
         self, client: Any, context: oslo_context.RequestContext, server_id: str, checkpoint_id: str, progress: Progress
     ) -> dict[str, Any]:
         """Returns image_id and bytes. Raises EngineError, AgentError."""
-        with self._temporary_file() as file:
+        with temporary_file(self._folder) as file:
             client.checkpoint_export(server_id, checkpoint_id, file.fileno(), progress)
             size = os.fstat(file.fileno()).st_size
             try:
@@ -58,14 +68,6 @@ class GlanceExporter:
                     "The checkpoint itself is whole; try again, or ask the operator to look at the agent's log.",
                 ) from error
         return {"image_id": image_id, "bytes": size}
-
-    def _temporary_file(self) -> IO[bytes]:
-        try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            return tempfile.TemporaryFile(dir=self._folder)
-        except OSError as error:
-            message = f"The agent cannot write its export folder: {error.strerror}"
-            raise AgentError("permission", message, "The operator sets export_dir in mhv-agent.conf.") from error
 
     def _create_image(self, context: oslo_context.RequestContext, server_id: str, checkpoint_id: str) -> str:
         image = {

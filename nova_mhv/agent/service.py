@@ -24,6 +24,7 @@ from nova_mhv.agent.alerts import AlertWatch
 from nova_mhv.agent.endpoint import AgentEndpoint
 from nova_mhv.agent.export import GlanceExporter
 from nova_mhv.agent.operations import Operations
+from nova_mhv.agent.packages import GlancePackages
 
 LOG = logging.getLogger(__name__)
 
@@ -41,11 +42,13 @@ class AgentService(service.ServiceBase):
             return engine.Client(conf.agent.socket)
 
         self._alerts = AlertWatch(connect, notifier.alert)
+        glance = mhv_conf.keystone_adapter(conf, "glance")
         endpoint = AgentEndpoint(
             connect=connect,
             operations=self._operations,
             notifier=notifier,
-            exporter=GlanceExporter(mhv_conf.keystone_adapter(conf, "glance"), conf.agent.export_dir),
+            exporter=GlanceExporter(glance, conf.agent.export_dir),
+            packages=GlancePackages(glance, conf.agent.export_dir),
         )
         self._server = rpc.get_server(rpc.get_transport(conf), conf.host, [endpoint])
 

@@ -118,7 +118,12 @@ def _service_routes(services: Services) -> list[Route]:
         ("GET", _SERVER + "/alerts", services.alerts),
         ("GET", "/v1/services", services.cloud),
     ]
-    return _routes(versions.MIN, [("GET", many, services.index)]) + _routes(versions.LAYERS, table)
+    later: list[tuple[str, str, Handler]] = [("POST", one + "/call", services.call), ("POST", "/v1/services", services.install)]
+    return (
+        _routes(versions.MIN, [("GET", many, services.index)])
+        + _routes(versions.LAYERS, table)
+        + _routes(versions.PACKAGES, later)
+    )
 
 
 class Front:

@@ -37,6 +37,7 @@ _NAMES = {
 # What the engine's codes are in HTTP. The others are faults of the service, not of the request.
 _STATUS_OF_CODE = {
     "invalid": 400,
+    "permission": 403,
     "not-found": 404,
     "no-service": 409,
     "exists": 409,

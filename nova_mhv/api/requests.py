@@ -24,19 +24,21 @@ from nova_mhv.api.errors import ApiError
 BODY_BYTES_MAX = 64 << 10
 NAME_BYTES_MAX = 255
 
+# No control characters, no half of a surrogate pair.
+_TEXT = {
+    "type": "string",
+    "maxLength": NAME_BYTES_MAX,
+    "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ud800-\\udfff]*\\Z",
+    "description": "it has control characters.",
+}
+
 CREATE = {
     "type": "object",
     "properties": {
         "checkpoint": {
             "type": "object",
             "properties": {
-                "name": {
-                    "type": "string",
-                    "maxLength": NAME_BYTES_MAX,
-                    # No control characters, no half of a surrogate pair.
-                    "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ud800-\\udfff]*\\Z",
-                    "description": "it has control characters.",
-                },
+                "name": _TEXT,
             },
             "additionalProperties": False,
         },
@@ -59,6 +61,41 @@ ADD_SERVICE = {
                 "configuration": {"type": "object"},
             },
             "required": ["name"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["service"],
+    "additionalProperties": False,
+}
+
+CALL = {
+    "type": "object",
+    "properties": {
+        "call": {
+            "type": "object",
+            "properties": {"method": {**_TEXT, "minLength": 1}, "arguments": {"type": "object"}},
+            "required": ["method"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["call"],
+    "additionalProperties": False,
+}
+
+INSTALL = {
+    "type": "object",
+    "properties": {
+        "service": {
+            "type": "object",
+            "properties": {
+                "image_id": {
+                    "type": "string",
+                    "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\\Z",
+                    "description": "it is no id of an image.",
+                },
+                "hosts": {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+            },
+            "required": ["image_id"],
             "additionalProperties": False,
         },
     },

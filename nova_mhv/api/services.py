@@ -90,6 +90,15 @@ class Services(ServerResource):
         self._call(asked, "service_remove", service=name)
         return webob.Response(status=204, content_type=None)
 
+    def call(self, request: webob.Request, server_id: str, name: str) -> webob.Response:
+        wanted = requests.json_body(request, requests.CALL)["call"]
+        # What may not be seen in one way is not seen in another.
+        rule = policies.INTROSPECT if name == layers.INTROSPECTION else policies.CALL_SERVICE
+        asked = self._allow(request, rule, server_id)
+        arguments = json.dumps(wanted.get("arguments", {}))
+        answer = self._call(asked, "service_call", service=name[:64], question=wanted["method"], arguments=arguments)
+        return webob.Response(json_body={"answer": answer})
+
     def introspect(self, request: webob.Request, server_id: str, kind: str) -> webob.Response:
         if kind not in layers.INTROSPECTION_KINDS:
             kinds = ", ".join(layers.INTROSPECTION_KINDS)
@@ -107,15 +116,12 @@ class Services(ServerResource):
 
     def cloud(self, request: webob.Request) -> webob.Response:
         requests.no_query(request)
-        context = oslo_context.RequestContext.from_environ(request.environ)
-        target = {"project_id": context.project_id}
-        if not self._enforcer.authorize(policies.CLOUD_SERVICES, target, context):
-            raise ApiError(403, f"The policy does not allow you {policies.CLOUD_SERVICES}.", "Ask for the role that it wants.")
+        context = self._allow_in_cloud(request, policies.CLOUD_SERVICES)
         found: dict[tuple[str, str, str], list[str]] = {}
         for host, services in self._of_hosts(context):
             for one in services:
                 found.setdefault((one["name"], one["version"], one["vendor"]), []).append(host)
-        shows_hosts = self._enforcer.authorize(policies.CLOUD_HOSTS, target, context)
+        shows_hosts = self._enforcer.authorize(policies.CLOUD_HOSTS, {"project_id": context.project_id}, context)
         shown: list[dict[str, Any]] = []
         for (name, version, vendor), hosts in sorted(found.items()):
             addable = name in self._conf.layers.tenant_addable
@@ -137,6 +143,35 @@ class Services(ServerResource):
         with futures.ThreadPoolExecutor(_HOSTS_AT_ONCE) as pool:
             return list(pool.map(ask, hosts))
 
+    def install(self, request: webob.Request) -> webob.Response:
+        """Answers for each host by itself: what one refuses, another may have taken."""
+        wanted = requests.json_body(request, requests.INSTALL)["service"]
+        context = self._allow_in_cloud(request, policies.INSTALL_SERVICE)
+
+        def ask(host: str) -> dict[str, Any]:
+            try:
+                found = self._agents.call(context, host, "layer_install", image_id=wanted["image_id"].lower())
+                return _outcome(host, "installed", **found)
+            except AgentError as error:
+                return _outcome(host, "exists" if error.code == "exists" else "error", message=error.message, hint=error.hint)
+            except messaging.MessagingException as error:
+                LOG.error("mhv-agent on host %s does not answer layer_install: %s", host, error)
+                return _outcome(host, "error", message="Its agent does not answer.", hint="Try again; look at the log of mhv-agent.")
+
+        up = self._servers.hosts()
+        hosts = wanted.get("hosts", up)
+        for host in hosts:
+            if host not in up:
+                raise ApiError(409, f"{host!r} is no compute host that is up.", f"Those that are: {', '.join(up) or 'none'}."[:1000])
+        with futures.ThreadPoolExecutor(_HOSTS_AT_ONCE) as pool:
+            return webob.Response(json_body={"hosts": list(pool.map(ask, hosts))})
+
+    def _allow_in_cloud(self, request: webob.Request, rule: str) -> oslo_context.RequestContext:
+        context = oslo_context.RequestContext.from_environ(request.environ)
+        if not self._enforcer.authorize(rule, {"project_id": context.project_id}, context):
+            raise ApiError(403, f"The policy does not allow you {rule}.", "Ask for the role that it wants.")
+        return context
+
     # ------------------------------------------------------------ helpers
 
     def _service(self, asked: Asked, name: str) -> dict[str, Any]:
@@ -151,6 +186,10 @@ class Services(ServerResource):
             return
         hint = f"Those that do: {', '.join(addable)}." if addable else "The operator allows none."
         raise ApiError(403, f"The service {name} does not come and go at a tenant's wish.", hint)
+
+
+def _outcome(host: str, status: str, **more: str) -> dict[str, Any]:
+    return {"host": host, "status": status, "name": "", "version": "", "vendor": "", "message": "", "hint": "", **more}
 
 
 def _require_changeable(asked: Asked) -> None:

@@ -20,6 +20,7 @@ lowest.
 1.0  Checkpoints, operations, the services of a server as one object
 1.1  Services that are layers: added, removed and configured one by one, with
      their state; introspection, alerts, the services of the cloud
+1.2  Services are asked, and installed on hosts
 ===  ========================================================================
 """
 
@@ -32,8 +33,9 @@ from nova_mhv.api.errors import ApiError
 SERVICE_TYPE = "hypervisor-service"
 HEADER = "OpenStack-API-Version"
 MIN = (1, 0)
-MAX = (1, 1)
+MAX = (1, 2)
 LAYERS = (1, 1)
+PACKAGES = (1, 2)
 
 _ENVIRON = "mhv.version"
 _FORM = re.compile(r"([1-9]\d{0,3})\.(0|[1-9]\d{0,3})", re.ASCII)

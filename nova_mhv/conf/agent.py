@@ -32,7 +32,8 @@ AGENT_OPTS: list[cfg.Opt] = [
     cfg.StrOpt(
         "export_dir",
         default="/var/lib/nova-mhv/export",
-        help="Folder of the unnamed temporary files of exports; needs room for the RAM of the largest server.",
+        help="Folder of the unnamed temporary files of exports and of packages that are installed; needs room for the RAM of the "
+        "largest server.",
     ),
     cfg.IntOpt(
         "max_operations",

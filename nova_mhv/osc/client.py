@@ -89,11 +89,20 @@ class Client:
     def remove_service(self, server_id: str, name: str) -> None:
         self._request("DELETE", _service(server_id, name))
 
+    def call_service(self, server_id: str, name: str, method: str, arguments: dict[str, Any]) -> Any:
+        body = {"call": {"method": method, "arguments": arguments}}
+        return self._request("POST", _service(server_id, name) + "/call", json=body)["answer"]
+
     def alerts(self, server_id: str, after: int) -> builtins.list[dict[str, Any]]:
         return self._request("GET", f"/servers/{server_id}/alerts?after={after}")["alerts"]
 
     def cloud_services(self) -> builtins.list[dict[str, Any]]:
         return self._request("GET", "/services")["services"]
+
+    def install_service(self, image_id: str, hosts: builtins.list[str]) -> builtins.list[dict[str, Any]]:
+        """What became of it on each host; on all without ``hosts``."""
+        body = {"image_id": image_id, **({"hosts": hosts} if hosts else {})}
+        return self._request("POST", "/services", json={"service": body})["hosts"]
 
     def wait(
         self,

@@ -21,8 +21,8 @@ from nova_mhv.osc.client import SERVICE_TYPE, Client
 
 API_NAME = "hypervisor_service"
 API_VERSION_OPTION = "os_hypervisor_service_api_version"
-API_VERSIONS = dict.fromkeys(("1", "1.0", "1.1"), "nova_mhv.osc.client.Client")
-DEFAULT_API_VERSION = "1.1"
+API_VERSIONS = dict.fromkeys(("1", "1.0", "1.1", "1.2"), "nova_mhv.osc.client.Client")
+DEFAULT_API_VERSION = "1.2"
 
 
 def make_client(instance: Any) -> Client:

@@ -15,10 +15,11 @@
 import json
 import os
 import sys
+import tempfile
 import threading
 import types
 import uuid
-from typing import Any
+from typing import IO, Any
 
 try:
     from nova_mhv import _engine  # noqa: F401
@@ -31,6 +32,7 @@ except ImportError:
     sys.modules["nova_mhv._engine"] = stub
 
 from nova_mhv.engine import EngineError
+from nova_mhv.rpc import AgentError
 
 SAVE_IMAGE = b"LibvirtQemudSave" + bytes(3000)
 
@@ -54,6 +56,7 @@ class FakeEngine:
         self.found: dict[str, list[dict[str, Any]]] = {guest: [] for guest in guests}  # alerts
         self.asked: list[tuple[str, str, str]] = []  # layer, method, arguments
         self.answer = '[{"pid": 1, "name": "init"}]'
+        self.installed: list[bytes] = []
         self.host = {"checkpoint": True, "introspection": True, "integrity": True}
 
     def alert(self, guest: str, title: str, number: int = 0, **fields: Any) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class FakeEngine:
                 "worker_restarts": 0,
                 "own_monitor": True,
                 "store_bytes": 0,
-                "layers": [_layer(name) for name in services if name != "checkpoint"],
+                "layers": [{"name": name, **LAYER} for name in services if name != "checkpoint"],
             }
         ]
 
@@ -142,6 +145,12 @@ class FakeEngine:
     def layer_list(self) -> list[dict[str, Any]]:
         names = [name for name in self.host if name != "checkpoint"]
         return [{"name": name, "version": "1.0", "vendor": "nova-mhv", "manifest": "{}"} for name in names]
+
+    def layer_install(self, fd: int) -> dict[str, Any]:
+        self._work(None, "installing")
+        self.installed.append(os.pread(fd, 1 << 20, 0))
+        self.host["heat"] = True
+        return {"name": "heat", "version": "1.0", "vendor": "acme", "manifest": "{}"}
 
     def service_add(self, guest: str, service: str, configuration: str = "") -> None:
         self._chain(guest)
@@ -217,8 +226,22 @@ class FakeEngine:
         raise error("not-found", f"no checkpoint {identity}", "list them")
 
 
-def _layer(name: str) -> dict[str, Any]:
-    return {"name": name, "version": "1.0", "state": "ready", "message": "", "restarts": 0, "epochs": 7, "alerts": 0, "late": 0}
+LAYER = {"version": "1.0", "state": "ready", "message": "", "restarts": 0, "epochs": 7, "alerts": 0, "late": 0}
+
+
+class FakePackages:
+    """Images by id."""
+
+    def __init__(self, **images: bytes) -> None:
+        self.images = images
+
+    def fetch(self, image_id: str) -> IO[bytes]:
+        if image_id not in self.images:
+            raise AgentError("not-found", f"The image {image_id} could not be found.")
+        file = tempfile.TemporaryFile()
+        file.write(self.images[image_id])
+        file.flush()
+        return file
 
 
 class FakeNotifier:

@@ -36,7 +36,8 @@ class Agent:
         self.engine = fake_engine.FakeEngine(*guests)
         self.operations = Operations(workers=1, kept=3)
         self.notifier = fake_engine.FakeNotifier()
-        self.endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter())
+        self.packages = fake_engine.FakePackages(image=b"package")
+        self.endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter(), self.packages)
 
     def call(self, method, **arguments):
         """As the RPC server calls it: the exception that would be sent."""
@@ -131,6 +132,7 @@ def test_stopping_agent_takes_no_operation():
         ("service_add", {"service": "integrity", "configuration": ""}),
         ("service_remove", {"service": "integrity"}),
         ("introspect", {"kind": "processes", "pid": None}),
+        ("service_call", {"service": "heat", "question": "total", "arguments": "{}"}),
         ("alert_list", {"after": 0}),
     ],
 )
@@ -199,11 +201,27 @@ def test_files_and_commands_of_the_host_are_for_its_operator(message, hint, told
 
             return fail
 
-    endpoint = AgentEndpoint(Failing, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter())
+    endpoint = AgentEndpoint(Failing, Operations(1, 1), fake_engine.FakeNotifier(), FakeExporter(), fake_engine.FakePackages())
     with pytest.raises(dispatcher.ExpectedException) as caught:
         endpoint.guest_status(CONTEXT, SERVER)
     told = caught.value.exc_info[1]
     assert (told.code, told.message, told.hint) == ("unavailable", told_message, told_hint)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("", ""),
+        ("its process exited with status 7", "its process exited with status 7"),
+        ("it cannot be started: the vendor v is not allowed here; put its key there: /etc/nova-mhv/vendors/v.pem",
+         "it cannot be started: the vendor v is not allowed here"),
+        ("cannot run /var/lib/nova-mhv/layers/x/1/p", ENGINE_TROUBLE),
+    ],
+)  # fmt: skip
+def test_why_a_layer_does_not_run(agent, monkeypatch, message, told):
+    agent.engine.services[SERVER]["heat"] = ""
+    monkeypatch.setitem(fake_engine.LAYER, "message", message)
+    assert [layer["message"] for layer in agent.call("guest_status")["layers"]] == [told]
 
 
 def test_services_come_and_go(agent):
@@ -269,3 +287,50 @@ def test_services_of_the_host(agent):
         {"name": "checkpoint", "version": "", "vendor": ""},
         {"name": "introspection", "version": "1.0", "vendor": "nova-mhv"},
     ]
+
+
+def test_a_service_is_asked(agent):
+    agent.engine.services[SERVER]["heat"] = ""
+    agent.engine.answer = '{"bytes": 5}'
+    assert agent.call("service_call", service="heat", question="total", arguments='{"top": 3}') == {"bytes": 5}
+    assert agent.engine.asked == [("heat", "total", '{"top": 3}')]
+
+
+def test_a_service_that_the_server_has_not_is_not_asked(agent):
+    with pytest.raises(AgentError) as caught:
+        agent.call("service_call", service="heat", question="total", arguments="{}")
+    assert caught.value.code == "no-service" and "heat" in caught.value.message
+    assert agent.engine.asked == []
+
+
+def install(agent, image):
+    try:
+        return agent.endpoint.layer_install(CONTEXT, image)
+    except dispatcher.ExpectedException as error:
+        raise error.exc_info[1] from None
+
+
+def test_a_package_is_installed(agent):
+    assert install(agent, "image") == {"name": "heat", "version": "1.0", "vendor": "acme"}
+    assert agent.engine.installed == [b"package"]
+    assert {"name": "heat", "version": "1.0", "vendor": "nova-mhv"} in agent.endpoint.host_services(CONTEXT)
+
+
+def test_a_package_that_the_engine_refuses(agent):
+    """Its own words, with the file that the operator has to look at."""
+    hint = "an operator who trusts it puts its public key there: /etc/nova-mhv/vendors/acme.pem"
+    agent.engine.fail = fake_engine.error("permission", "the vendor acme of heat is not allowed here", hint)
+    with pytest.raises(AgentError) as caught:
+        install(agent, "image")
+    assert (caught.value.code, caught.value.message, caught.value.hint) == (
+        "permission",
+        "the vendor acme of heat is not allowed here",
+        hint,
+    )
+    assert agent.engine.installed == []
+
+
+def test_a_package_that_is_not_there(agent):
+    with pytest.raises(AgentError) as caught:
+        install(agent, "other")
+    assert caught.value.code == "not-found" and agent.engine.installed == []

@@ -105,9 +105,11 @@ class Cloud:
         self.engine = fake_engine.FakeEngine(self.server, self.foreign)
         self.notifier = fake_engine.FakeNotifier()
         self.operations = Operations(workers=1, kept=10)
+        self.image = str(uuid.uuid4())
+        self.packages = fake_engine.FakePackages(**{self.image: b"package"})
         file = folder / "mhv-api.conf"
         file.write_text(
-            "[DEFAULT]\ntransport_url=fake://\n[api]\nmax_limit=5\nrpc_timeout_s=1\n"
+            "[DEFAULT]\ntransport_url=fake://\n[api]\nmax_limit=5\nrpc_timeout_s=1\ndelete_timeout_s=5\n"
             f"[layers]\ntenant_addable=introspection,integrity\nmanifest_dirs={folder}\n"
             "[nova]\nauth_type=none\nendpoint_override=http://nova.test\n"
             "[keystone_authtoken]\nwww_authenticate_uri=http://keystone.test\nauth_type=none\n"
@@ -117,7 +119,7 @@ class Cloud:
         self._messaging.setUp()
         app.load_config({"OS_MHV_CONFIG_DIR": str(folder)}, self.conf)
         transport = rpc.get_transport(self.conf)
-        endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter())
+        endpoint = AgentEndpoint(lambda: self.engine, self.operations, self.notifier, FakeExporter(), self.packages)
         self._server = rpc.get_server(transport, "h1", [endpoint])
         self._server.start()
         common = Servers(self.nova), rpc.AgentClient(self.conf, transport), policies.make_enforcer(self.conf)

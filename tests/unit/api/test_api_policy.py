@@ -16,7 +16,7 @@ import pytest
 from conftest import fault
 
 READS = ["index", "show", "operation", "services", "service", "alerts"]
-WRITES = ["create", "delete", "restore", "export", "verify", "add", "remove", "introspect"]
+WRITES = ["create", "delete", "restore", "export", "verify", "add", "remove", "introspect", "call"]
 
 
 def request(cloud, action, server, checkpoint, **who):
@@ -47,6 +47,8 @@ def request(cloud, action, server, checkpoint, **who):
             return cloud.ask("DELETE", path("services", "introspection"), **who)
         case "introspect":
             return cloud.ask("GET", path("introspection", "processes"), **who)
+        case "call":
+            return cloud.ask("POST", path("services", "checkpoint", "call"), {"call": {"method": "total"}}, **who)
         case "alerts":
             return cloud.ask("GET", path("alerts"), **who)
 
@@ -145,3 +147,22 @@ def test_hosts_of_the_clouds_services_are_for_the_operator(cloud):
     assert all(one["hosts"] == ["h1"] for one in cloud.ask("GET", "/v1/services", role="admin").json["services"])
     assert fault(cloud.ask("GET", "/v1/services", role="nobody"))[0] == 403
     assert cloud.ask("GET", "/v1/services", role=None).status_int == 401
+
+
+@pytest.mark.parametrize("role", ["reader", "member"])
+def test_packages_are_installed_by_operators_alone(cloud, role):
+    body = {"service": {"image_id": cloud.image}}
+    assert fault(cloud.ask("POST", "/v1/services", body, role=role))[0] == 403
+    assert cloud.ask("POST", "/v1/services", body, role=None).status_int == 401
+    assert cloud.engine.installed == []
+    assert cloud.ask("POST", "/v1/services", body, role="admin").status_int == 200
+
+
+def test_introspection_is_asked_by_those_who_may_introspect_alone(cloud, tmp_path):
+    (tmp_path / "policy.yaml").write_text('"hypervisor_service:introspection:show": "role:admin"\n')
+    cloud.conf.set_override("policy_file", str(tmp_path / "policy.yaml"), group="oslo_policy")
+    cloud.engine.services[cloud.server] |= {"introspection": "", "integrity": ""}
+    body = {"call": {"method": "processes"}}
+    assert fault(cloud.ask("POST", cloud.path("services", "introspection", "call"), body))[0] == 403
+    assert cloud.ask("POST", cloud.path("services", "introspection", "call"), body, role="admin").status_int == 200
+    assert cloud.ask("POST", cloud.path("services", "integrity", "call"), body).status_int == 200

@@ -158,3 +158,84 @@ def test_services_of_the_cloud(cloud):
 def test_services_of_a_cloud_whose_nova_is_away(cloud):
     cloud.nova.fail = ks_exceptions.ConnectFailure("nova is down")
     assert fault(cloud.ask("GET", "/v1/services"))[:2] == (503, "serviceUnavailable")
+
+
+def call(cloud, name="integrity", **call):
+    return cloud.ask("POST", cloud.path("services", name, "call"), {"call": call})
+
+
+def test_a_service_is_asked(cloud):
+    add(cloud)
+    cloud.engine.answer = '{"bytes": 5}'
+    assert call(cloud, method="total").json == {"answer": {"bytes": 5}}
+    assert call(cloud, method="top pages", arguments={"top": 3}).status_int == 200
+    assert cloud.engine.asked == [("integrity", "total", "{}"), ("integrity", "top pages", '{"top": 3}')]
+
+
+def test_a_service_that_the_server_has_not_is_not_asked(cloud):
+    for name in ("integrity", "x" * 300):
+        assert fault(call(cloud, name, method="total"))[0] == 409
+    assert cloud.engine.asked == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"method": ""}, {"method": 1}, {"method": "a\n"}, {"method": "x" * 256}]
+    + [{"method": "a", "arguments": []}, {"method": "a", "b": 1}],
+)
+def test_a_question_that_is_none(cloud, body):
+    add(cloud)
+    assert fault(call(cloud, **body))[0] == 400 and cloud.engine.asked == []
+
+
+def install(cloud, **more):
+    return cloud.ask("POST", "/v1/services", {"service": {"image_id": cloud.image, **more}}, role="admin")
+
+
+def test_install_answers_for_each_host(cloud):
+    cloud.nova.hosts = {"h1": "up", "silent": "up", "down": "down"}
+    first, silent = install(cloud).json["hosts"]
+    nothing = {"message": "", "hint": ""}
+    assert first == {"host": "h1", "status": "installed", "name": "heat", "version": "1.0", "vendor": "acme", **nothing}
+    assert (silent["host"], silent["status"], silent["message"]) == ("silent", "error", "Its agent does not answer.")
+    assert cloud.engine.installed == [b"package"]
+    names = [one["name"] for one in cloud.ask("GET", "/v1/services", role="admin").json["services"]]
+    assert names == ["checkpoint", "heat", "integrity", "introspection"]
+
+
+@pytest.mark.parametrize("code, status", [("exists", "exists"), ("permission", "error"), ("corrupt", "error")])
+def test_a_package_that_a_host_does_not_take(cloud, code, status):
+    cloud.engine.fail = error(code, "the reason", "what to do, in /etc/nova-mhv")
+    (found,) = install(cloud, hosts=["h1"]).json["hosts"]
+    assert (found["status"], found["message"], found["hint"]) == (status, "the reason", "what to do, in /etc/nova-mhv")
+    assert cloud.engine.installed == []
+
+
+def test_an_image_that_is_not_there(cloud):
+    (found,) = install(cloud, image_id="00000000-0000-0000-0000-000000000000").json["hosts"]
+    assert found["status"] == "error" and "could not be found" in found["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"image_id": "../x"}, {"image_id": 1}, {"hosts": []}, {"hosts": ["h1", "h1"]}, {"hosts": "h1"}, {"hosts": [1]}, {"force": True}],
+)
+def test_an_installation_that_is_none(cloud, body):
+    assert fault(install(cloud, **body))[0] == 400 and cloud.engine.installed == []
+
+
+@pytest.mark.parametrize("host", ["down", "none", "x" * 255])
+def test_a_host_that_is_not_up(cloud, host):
+    cloud.nova.hosts = {"h1": "up", "down": "down"}
+    answer = install(cloud, hosts=["h1", host])
+    assert fault(answer)[0] == 409 and "h1" in answer.json["conflictingRequest"]["hint"]
+    assert cloud.engine.installed == []
+
+
+def test_a_vendor_that_is_not_allowed_any_more(cloud, monkeypatch):
+    def refuse(*arguments):
+        raise error("permission", "the vendor acme of integrity is not allowed here", "put its key into /etc/nova-mhv/vendors")
+
+    monkeypatch.setattr(cloud.engine, "service_add", refuse)
+    answer = add(cloud)
+    assert fault(answer) == (403, "forbidden", "the vendor acme of integrity is not allowed here") and "/etc" not in answer.text

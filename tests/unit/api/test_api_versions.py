@@ -21,7 +21,7 @@ HEADER = "OpenStack-API-Version"
 def test_documents_need_no_token(cloud):
     root = cloud.ask("GET", "/", role=None)
     (version,) = root.json["versions"]
-    assert (version["status"], version["min_version"], version["max_version"]) == ("CURRENT", "1.0", "1.1")
+    assert (version["status"], version["min_version"], version["max_version"]) == ("CURRENT", "1.0", "1.2")
     assert version["links"] == [{"rel": "self", "href": "http://localhost/v1/"}]
     for path in ("/v1", "/v1/"):
         assert cloud.ask("GET", path, role=None).json == {"version": version}
@@ -38,7 +38,7 @@ def test_links_below_a_prefix(cloud):
         (None, "1.0"),
         ("hypervisor-service 1.0", "1.0"),
         ("hypervisor-service 1.1", "1.1"),
-        ("compute 2.96, hypervisor-service latest", "1.1"),
+        ("compute 2.96, hypervisor-service latest", "1.2"),
         ("compute 2.1", "1.0"),
     ],
 )
@@ -71,7 +71,13 @@ def test_services_of_a_server_have_their_layers_from_1_1_on(cloud):
     assert fault(cloud.ask("POST", cloud.path("services"), {}, version="1.0"))[:2] == (405, "badMethod")
 
 
-@pytest.mark.parametrize("version", ["1.2", "2.0", "1.9999"])
+def test_services_are_asked_and_installed_from_1_2_on(cloud):
+    for path, status in ((cloud.path("services", "checkpoint", "call"), 404), ("/v1/services", 405)):
+        assert fault(cloud.ask("POST", path, {}, version="1.1"))[0] == status
+        assert fault(cloud.ask("POST", path, {}, version="1.2"))[0] == 400
+
+
+@pytest.mark.parametrize("version", ["1.3", "2.0", "1.9999"])
 def test_versions_out_of_range(cloud, version):
     answer = cloud.ask("GET", cloud.path("checkpoints"), headers={HEADER: f"hypervisor-service {version}"})
     assert fault(answer)[:2] == (406, "notAcceptable") and answer.headers[HEADER] == "hypervisor-service 1.0"

@@ -28,7 +28,7 @@ def test_create_without_waiting_shows_the_operation(shell):
     assert shown["operation_id"] == OPERATION and shown["status"] == "running"
     sent = shell.mock.last_request
     assert sent.json() == {"checkpoint": {"name": "before"}}
-    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.1"
+    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.2"
 
 
 def test_create_and_wait_shows_the_checkpoint(shell, capsys):

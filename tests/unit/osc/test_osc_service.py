@@ -12,11 +12,13 @@
 
 
 import argparse
+import io
 import json
+import tarfile
 
 import pytest
 from osc_lib import exceptions
-from osc_testing import HYPERVISOR, SERVER
+from osc_testing import HYPERVISOR, IMAGE, SERVER
 
 from nova_mhv.osc import service as commands
 from nova_mhv.osc.escape import escaped
@@ -113,7 +115,7 @@ def test_add_with_a_configuration(shell):
     assert shown["name"] == "integrity" and shown["configuration"] == {"on_finding": "stop"}
     sent = shell.mock.last_request
     assert sent.json() == {"service": {"name": "integrity", "configuration": {"on_finding": "stop"}}}
-    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.1"
+    assert sent.headers["OpenStack-API-Version"] == "hypervisor-service 1.2"
     shell.run(commands.AddService, "s1", "integrity")
     assert shell.mock.last_request.json() == {"service": {"name": "integrity"}}
 
@@ -168,3 +170,95 @@ def test_services_of_the_cloud(shell, hosts):
     (row,) = shell.run(commands.ListCloudService)
     assert (row["Name"], row["Vendor"], row["Tenant Addable"]) == ("integrity", "nova-mhv", True)
     assert row.get("Hosts") == hosts
+
+
+def test_call(shell):
+    asked = shell.mock.post(f"{URL}/services/heat/call", json={"answer": {"bytes": 5}})
+    assert shell.run(commands.CallService, "s1", "heat", "total") == [{"bytes": 5}]
+    assert asked.last_request.json() == {"call": {"method": "total", "arguments": {}}}
+    shell.run(commands.CallService, "s1", "heat", "total", "--arguments", '{"top": 3}')
+    assert asked.last_request.json() == {"call": {"method": "total", "arguments": {"top": 3}}}
+
+
+@pytest.mark.parametrize(
+    "answer, rows",
+    [
+        ("text", [{"answer": "text"}]),
+        (None, [{"answer": None}]),
+        ([1, {"a": 2}], [{"answer": 1, "a": None}, {"answer": None, "a": 2}]),
+        ([], []),
+    ],
+)
+def test_whatever_a_service_answers_is_shown(shell, answer, rows):
+    shell.mock.post(f"{URL}/services/heat/call", json={"answer": answer})
+    assert shell.run(commands.CallService, "s1", "heat", "m") == rows
+
+
+def test_what_a_service_answers_cannot_command_the_terminal(shell):
+    shell.mock.post(f"{URL}/services/heat/call", json={"answer": EVIL})
+    text = shell.run(commands.CallService, "s1", "heat", "m", form="table")
+    assert "\x1b" not in text and "x1b[2Jit" in text
+
+
+def package(path, manifest=b'{"name": "heat", "version": "1.0", "vendor": "acme", "abi": 1}', name="manifest.json"):
+    with tarfile.open(path, "w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(manifest)
+        tar.addfile(entry, io.BytesIO(manifest))
+    return str(path)
+
+
+def test_upload(shell, tmp_path):
+    path = package(tmp_path / "heat.tar")
+    shell.mock.get(f"{IMAGE}/v2/images/heat-1.0", status_code=404)
+    shell.mock.get(f"{IMAGE}/v2/images", json={"images": []})
+    created = shell.mock.post(f"{IMAGE}/v2/images", json={"id": "img", "status": "queued"}, status_code=201)
+    put = shell.mock.put(f"{IMAGE}/v2/images/img/file", status_code=204)
+    shell.mock.get(f"{IMAGE}/v2/images/img", json={"id": "img", "status": "active"})
+    shown = shell.run(commands.UploadService, path)
+    assert shown == {"image_id": "img", "name": "heat", "version": "1.0", "vendor": "acme"}
+    assert put.called_once
+    made = created.last_request.json()
+    assert (made["name"], made["visibility"], made["disk_format"], made["container_format"]) == ("heat-1.0", "private", "raw", "bare")
+    assert (made["mhv_service"], made["mhv_version"], made["mhv_vendor"]) == ("heat", "1.0", "acme")
+
+
+@pytest.mark.parametrize(
+    "manifest, name",
+    [(b"{", "manifest.json"), (b"[]", "manifest.json"), (b'{"name": 1}', "manifest.json"), (b"{}", "other")]
+    + [(b"[" * 60000, "manifest.json"), (b"\xff", "manifest.json")],
+)
+def test_what_is_no_package_is_not_uploaded(shell, tmp_path, manifest, name):
+    with pytest.raises(exceptions.CommandError, match="is no package of a service"):
+        shell.run(commands.UploadService, package(tmp_path / "x.tar", manifest, name))
+    (tmp_path / "y").write_bytes(b"no tar" * 1000)
+    for path in ("y", "none"):
+        with pytest.raises(exceptions.CommandError, match="is no package of a service"):
+            shell.run(commands.UploadService, str(tmp_path / path))
+    assert not [request for request in shell.mock.request_history if request.url.startswith(IMAGE)]
+
+
+def outcome(host, **fields):
+    return {"host": host, "status": "installed", "name": "heat", "version": "1.0", "vendor": "acme", "message": "", "hint": "", **fields}
+
+
+def test_install(shell, capsys):
+    image = "6e1b9b62-5e1c-4b0a-8a59-3c2a1f0d7e11"
+    shell.mock.get(f"{IMAGE}/v2/images/{image}", json={"id": image, "name": "heat-1.0"})
+    refused = outcome("h2", status="error", message="the vendor acme of heat is not allowed here \x1b", hint="put its key there")
+    sent = shell.mock.post(f"{HYPERVISOR}/v1/services", json={"hosts": [outcome("h1"), refused]})
+    made = commands.InstallService(shell.app, None, cmd_name="command")
+    assert made.run(made.get_parser("command").parse_args([image, "--host", "h1", "--host", "h2", "-f", "value"])) == 1
+    assert sent.last_request.json() == {"service": {"image_id": image, "hosts": ["h1", "h2"]}}
+    assert "acme of heat is not allowed here \\x1b" in shell.app.stdout.getvalue()
+    shell.mock.post(f"{HYPERVISOR}/v1/services", json={"hosts": [outcome("h1"), outcome("h2", status="exists")]})
+    made = commands.InstallService(shell.app, None, cmd_name="command")
+    assert made.run(made.get_parser("command").parse_args([image])) == 0
+    assert shell.mock.last_request.json() == {"service": {"image_id": image}}
+
+
+def test_install_of_an_image_that_is_not_there(shell):
+    shell.mock.get(f"{IMAGE}/v2/images/none", status_code=404)
+    shell.mock.get(f"{IMAGE}/v2/images", json={"images": []})
+    with pytest.raises(exceptions.CommandError, match="none cannot be used"):
+        shell.run(commands.InstallService, "none")
