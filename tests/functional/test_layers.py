@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import lab
 import pytest
@@ -142,3 +143,40 @@ def test_a_guest_that_starts_at_a_checkpoint_has_its_layers(engine, host, guest)
     wait_ready(engine, guest, "introspection")
     assert introspect(engine, guest, "processes")
     guest.assert_whole()
+
+
+@pytest.fixture
+def package(host, tmp_path):
+    """A vendor's, as it comes from `mhvctl layer new`; what is put into the host is taken away again."""
+
+    def run(*command):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    run(host.bin / "mhvctl", "layer", "new", "counter", "--python")
+    run("openssl", "genpkey", "-algorithm", "ed25519", "-out", "secret.pem")
+    run("openssl", "pkey", "-in", "secret.pem", "-pubout", "-out", "public.pem")
+    run(host.bin / "mhvctl", "layer", "pack", "counter", "--key", "secret.pem", "--output", "counter.tar")
+    yield tmp_path / "counter.tar"
+    host.run("rm", "-rf", "/etc/nova-mhv/vendors", "/var/lib/nova-mhv/layers")
+
+
+def test_a_vendors_layer_in_python(engine, host, guest, package):
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call("layer", "install", package)
+    assert refused.value.code == "permission" and "vendor example" in str(refused.value)
+    host.run("install", "-D", "-m", "0644", package.with_name("public.pem"), "/etc/nova-mhv/vendors/example.pem")
+    engine.call("layer", "install", package)
+    engine.call("service", "add", guest.name, "counter")
+    wait_ready(engine, guest, "introspection", "counter")
+    guest.busy(500)
+    lab.wait_until("pages to be counted", lambda: ask(engine, guest, "counter", "total")["bytes"])
+    assert "Linux version" in ask(engine, guest, "counter", "kernel")
+    guest.assert_whole()
+    host.run("rm", "/etc/nova-mhv/vendors/example.pem")
+    engine.call("service", "remove", guest.name, "counter")
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call("service", "add", guest.name, "counter")
+    assert refused.value.code == "permission" and "vendor example" in str(refused.value)
+    assert set(layers(engine, guest)) == {"introspection"}
+    able = {one["service"]: one for one in engine.call("self-test")["capabilities"]}
+    assert not able["counter"].get("available") and "vendor example" in able["counter"]["reason"]
