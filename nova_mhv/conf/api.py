@@ -45,6 +45,8 @@ def register_opts(conf: cfg.ConfigOpts) -> None:
     conf.register_group(layers.GROUP)
     conf.register_opts(layers.TENANT_OPTS, group=layers.GROUP)
     mhv_conf.register_keystone(conf, "nova", "compute", timeout_s=60)
+    # Nova may close a connection just when it is used again; what it is asked changes nothing.
+    conf.set_default("connect_retries", 2, group="nova")
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
