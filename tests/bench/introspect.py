@@ -94,22 +94,24 @@ def bench_calls(engine, guest, volatility_ms):
 
 
 def peer_ms(host, guest, folder, symbols):
-    """Of volatility3's list of processes; the guest stands still for it."""
-    table = folder / "symbols/linux"
+    """Of volatility3's list of processes, in a copy of the guest's memory."""
+    table, cache = folder / "symbols/linux", folder / "cache"
     table.mkdir(parents=True)
+    cache.mkdir()
     shutil.copy(symbols, table)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     subprocess.run([folder / "venv/bin/pip", "install", "-q", "volatility3"], check=True, stdout=sys.stderr)
-    command = [folder / "venv/bin/vol", "-q", "-s", folder / "symbols", "--cache-path", folder / "cache", "-f", memory_of(guest)]
+    host.virsh("suspend", guest.name)
+    subprocess.run(["cp", "--sparse=always", memory_of(guest), folder / "memory"], check=True)
+    host.virsh("resume", guest.name)
+    command = [folder / "venv/bin/vol", "-q", "-s", folder / "symbols", "--cache-path", cache, "-f", folder / "memory"]
 
     def run():
-        done = subprocess.run([*command, "linux.pslist"], check=True, capture_output=True, text=True)
-        assert "kthreadd" in done.stdout, done.stdout + done.stderr
+        done = subprocess.run([*command, "linux.pslist"], capture_output=True, text=True)
+        if "kthreadd" not in done.stdout:
+            raise RuntimeError(f"volatility3 finds no processes: {done.stdout[-1000:]}{done.stderr[-2000:]}")
 
-    host.virsh("suspend", guest.name)
-    took = [milliseconds(run) for _ in range(4)]
-    host.virsh("resume", guest.name)
-    return statistics.median(took[1:])
+    return statistics.median([milliseconds(run) for _ in range(4)][1:])
 
 
 class Slowdown:
