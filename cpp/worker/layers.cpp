@@ -30,6 +30,13 @@ std::uint64_t now_ns() {
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count());
 }
 
+// Those that have the same period, or multiples of it, share their epochs, and so the guest's pause for it.
+Layers::Clock::time_point next_on_grid(Layers::Clock::duration every) {
+  if (every == 0ms) return Layers::Clock::time_point::max();
+  const auto since = Layers::Clock::now().time_since_epoch();
+  return Layers::Clock::time_point(since - since % every + every);
+}
+
 bool same(const protocol::LayerSpec& a, const protocol::LayerSpec& b) {
   return a.manifest() == b.manifest() && a.configuration() == b.configuration() && a.in_vm() == b.in_vm();
 }
@@ -307,8 +314,7 @@ void Layers::tell(const std::vector<Entry*>& due, bool may_pause) {
     entry->written.clear();
     entry->written_all = false;
     entry->running->epoch(facts);
-    const auto every = entry->charter.epoch_every;
-    entry->epoch_at = every == 0ms ? Clock::time_point::max() : std::max(entry->epoch_at + every, Clock::now());
+    entry->epoch_at = next_on_grid(entry->charter.epoch_every);
   }
 }
 
