@@ -343,11 +343,12 @@ class Guest:
         return self.host.virsh("domstate", self.name)
 
     def suspend(self):
-        """Also while the engine stops it now and then: libvirt does nothing to a guest that does not run at that moment."""
+        """Also while the engine stops it now and then: libvirt does nothing to a guest that does not run at that moment, so until it
+        stays so."""
 
         def suspended():
             self.host.virsh("suspend", self.name)
-            return "(user)" in self.host.virsh("domstate", "--reason", self.name)
+            return all(self.state == "paused" for _ in range(10))
 
         wait_until("it to be suspended", suspended)
 
