@@ -17,6 +17,8 @@ Charter charter_of(const Manifest& manifest, const std::string& configuration) {
   out.vcpus = manifest.claims.vcpu >= VcpuClaim::kRead;
   out.sees_events = manifest.claims.see_events;
   out.sends_events = manifest.claims.send_events;
+  out.network = manifest.claims.network;
+  out.fail_closed = manifest.policy == Policy::kFailClosed;
   for (const Action action : manifest.claims.actions) out.actions.insert(name_of(action));
   out.epoch_every = std::chrono::milliseconds(manifest.resources.epoch_ms);
   const auto settings = nlohmann::json::parse(configuration, nullptr, false);

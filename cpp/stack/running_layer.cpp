@@ -72,7 +72,8 @@ RunningLayer::RunningLayer(ring::Ends ends, Charter charter, const std::string& 
       memory_(std::move(memory)),
       handlers_(std::move(handlers)),
       channel_(std::move(ends), ring::Side::kEngine),
-      stop_(Fd::own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))) {
+      stop_(Fd::own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK))),
+      packets_(charter_.network) {
   if (!stop_) throw_errno("cannot make an eventfd");
   if (!channel_.send_text(Clock::now() + kSendIn, ring::Type::kHello, 0, hello)) {
     throw Error(Code::kUnsupported, "what layer " + charter_.name + " is to be told does not fit into its ring",
@@ -93,9 +94,35 @@ RunningLayer::Counts RunningLayer::counts() const {
 
 // ---------------------------------------------------------------- any thread
 
-bool RunningLayer::send_text(ring::Type type, std::uint64_t id, const std::string& text) {
-  const std::lock_guard lock(sending_);
-  return channel_.send_text(Clock::now() + kSendIn, type, id, text);
+// A lie is for the layer's own thread to act upon, whoever notices it.
+bool RunningLayer::send(ring::Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags) {
+  try {
+    const std::lock_guard lock(sending_);
+    return channel_.send(type, id, payload, flags);
+  } catch (const Error& error) {
+    const std::lock_guard lock(mutex_);
+    lied_ = error;
+    return false;
+  }
+}
+
+bool RunningLayer::send_in_time(ring::Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags) {
+  const Clock::time_point deadline = Clock::now() + kSendIn;
+  ring::Nap nap;
+  while (!send(type, id, payload, flags)) {
+    if (Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(nap.next());
+  }
+  return true;
+}
+
+bool RunningLayer::send_text(ring::Type type, std::uint64_t id, std::string_view text) {
+  for (;;) {
+    const std::string_view part = text.substr(0, ring::kPayloadMax);
+    text.remove_prefix(part.size());
+    if (!send_in_time(type, id, std::as_bytes(std::span(part)), text.empty() ? 0 : ring::kMore)) return false;
+    if (text.empty()) return true;
+  }
 }
 
 void RunningLayer::epoch(const EpochFacts& facts) {
@@ -129,12 +156,7 @@ void RunningLayer::epoch(const EpochFacts& facts) {
   for (const std::span<const std::byte> part : {bytes_of(epoch), std::as_bytes(vcpus), std::as_bytes(written)}) {
     payload.insert(payload.end(), part.begin(), part.end());
   }
-  bool sent;
-  {
-    const std::lock_guard lock(sending_);
-    sent = channel_.send(ring::Type::kEpoch, facts.number, payload);
-  }
-  if (sent) return;
+  if (send(ring::Type::kEpoch, facts.number, payload)) return;
   const std::lock_guard lock(mutex_);
   epoch_ = 0;
   missed_ = true;
@@ -171,6 +193,27 @@ void RunningLayer::event(const std::string& event) {
     const std::lock_guard lock(mutex_);
     ++counts_.dropped;
   }
+}
+
+bool RunningLayer::packet(const PacketToken& packet, std::uint32_t nic, ring::Direction direction, std::span<const std::byte> frame) {
+  ring::Packet head;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ended_ || lied_ || !counts_.ready) return false;
+    const std::optional<std::uint64_t> number = packets_.add(packet, Clock::now());
+    if (!number) return false;
+    head.number = *number;
+  }
+  head.nic = nic;
+  head.direction = static_cast<std::uint32_t>(direction);
+  head.bytes = static_cast<std::uint32_t>(frame.size());
+  std::vector<std::byte> payload(sizeof head + frame.size());
+  std::memcpy(payload.data(), &head, sizeof head);
+  std::ranges::copy(frame, payload.begin() + sizeof head);
+  if (send(ring::Type::kPacket, head.number, payload)) return true;
+  const std::lock_guard lock(mutex_);
+  packets_.take_back(head.number);
+  return false;
 }
 
 // ---------------------------------------------------------------- the layer's thread
@@ -217,15 +260,17 @@ RunningLayer::Clock::time_point RunningLayer::next_deadline() {
   Clock::time_point next = Clock::time_point::max();
   for (const auto& [id, call] : calls_) next = std::min(next, call.deadline);
   if (epoch_ != 0) next = std::min(next, epoch_sent_ + charter_.budget * (epoch_late_ ? kHangsAfterBudgets : 1));
+  if (const auto oldest = packets_.oldest()) next = std::min(next, *oldest + charter_.budget * kHangsAfterBudgets);
   return std::min(next, Clock::now() + 1s);
 }
 
 void RunningLayer::look_at_the_clock() {
   const Clock::time_point now = Clock::now();
   std::vector<AnswerFn> failed;
-  bool hangs = false;
+  bool hangs = false, forgets = false;
   {
     const std::lock_guard lock(mutex_);
+    if (lied_) throw Error(*lied_);
     for (auto it = calls_.begin(); it != calls_.end();) {
       if (it->second.deadline > now) {
         ++it;
@@ -244,17 +289,22 @@ void RunningLayer::look_at_the_clock() {
     } else if (epoch_ != 0) {
       epoch_sent_ = now;  // it begins when it is ready
     }
+    const auto oldest = packets_.oldest();
+    forgets = oldest && now - *oldest > charter_.budget * kHangsAfterBudgets;
   }
   const Error error(Code::kUnavailable, "layer " + charter_.name + " does not answer", "try again; it is started again when it hangs");
   for (const AnswerFn& answer : failed) answer(nullptr, &error);
-  if (hangs)
-    throw Error(Code::kUnavailable, fmt::format("it has not finished an epoch in {} ms", (charter_.budget * kHangsAfterBudgets).count()));
+  if (hangs || forgets) {
+    throw Error(Code::kUnavailable, fmt::format("it has not {} in {} ms", hangs ? "finished an epoch" : "decided about a packet",
+                                                (charter_.budget * kHangsAfterBudgets).count()));
+  }
 }
 
 void RunningLayer::handle(const ring::Message& message) {
   switch (message.type) {
     case ring::Type::kRead: read(message); break;
     case ring::Type::kEpochDone: epoch_done(message); break;
+    case ring::Type::kVerdict: verdict(message); break;
     case ring::Type::kReady:
     case ring::Type::kAlert:
     case ring::Type::kAnswer:
@@ -355,8 +405,7 @@ void RunningLayer::read(const ring::Message& message) {
     out.resize(asked.bytes);
     if (!memory_->read(asked.start, out)) out.clear();
   }
-  const std::lock_guard lock(sending_);
-  if (!channel_.send_until(Clock::now() + kSendIn, ring::Type::kBytes, message.id, out)) {
+  if (!send_in_time(ring::Type::kBytes, message.id, out)) {
     throw Error(Code::kUnavailable, "it does not read what it asked for");
   }
 }
@@ -367,6 +416,15 @@ void RunningLayer::epoch_done(const ring::Message& message) {
   if (number == 0 || number != epoch_) return;
   epoch_ = 0;
   ++counts_.epochs;
+}
+
+void RunningLayer::verdict(const ring::Message& message) {
+  std::optional<PacketVerdict> said;
+  {
+    const std::lock_guard lock(mutex_);
+    said = packets_.settle(message.payload);
+  }
+  if (said) handlers_.on_verdict(std::move(*said));
 }
 
 void RunningLayer::end(const std::string& why) {

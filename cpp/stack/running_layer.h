@@ -2,7 +2,7 @@
 //
 // INVARIANT: a guest never waits for a layer. What does not fit into its ring is not sent, and what it does not answer in time has
 // failed. A page that was written is named to a layer that claimed to know by the next epoch that the layer gets: epochs that it was
-// too slow for are joined.
+// too slow for are joined. Who sends waits for room, if at all, in a way that lets others send.
 #pragma once
 
 #include <chrono>
@@ -12,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -21,6 +22,7 @@
 
 #include "base/error.h"
 #include "ring/ring.h"
+#include "stack/packet_book.h"
 
 namespace mhv::stack {
 
@@ -31,6 +33,8 @@ struct Charter {
   bool written_pages = false;  // told with each epoch
   bool vcpus = false;          // told with each epoch
   bool sees_events = false, sends_events = false;
+  NetworkClaim network = NetworkClaim::kNone;
+  bool fail_closed = false;       // without its verdict a packet goes nowhere
   std::set<std::string> actions;  // that it may ask for
   std::chrono::milliseconds epoch_every{1000};
   std::chrono::milliseconds budget{1000};      // for an epoch; beyond it the layer is late, and at ten times of it, it hangs
@@ -68,6 +72,7 @@ class RunningLayer {
     std::function<void(Alert)> on_alert;
     std::function<void(const std::string& event)> on_event;  // JSON
     std::function<void(const Wish& wish)> on_ask;
+    std::function<void(PacketVerdict)> on_verdict;
     // Once: it broke the protocol, or hangs. Nothing of it is heard any more.
     std::function<void(const std::string& why)> on_end;
   };
@@ -88,6 +93,8 @@ class RunningLayer {
   // `answer` is called once, also when the layer ends before it answers; on the layer's thread, or on this one.
   void call(const std::string& method, const std::string& arguments, std::chrono::steady_clock::time_point deadline, AnswerFn answer);
   void event(const std::string& event);  // JSON
+  // False: it is not ready, has ended, or has no room: its policy decides. Waits for nothing.
+  bool packet(const PacketToken& packet, std::uint32_t nic, ring::Direction direction, std::span<const std::byte> frame);
   const Charter& charter() const { return charter_; }
   Counts counts() const;
 
@@ -121,7 +128,10 @@ class RunningLayer {
   void answer(std::uint64_t id, const nlohmann::ordered_json& said);
   void read(const ring::Message& message);
   void epoch_done(const ring::Message& message);
-  bool send_text(ring::Type type, std::uint64_t id, const std::string& text);
+  void verdict(const ring::Message& message);
+  bool send(ring::Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags = 0);
+  bool send_in_time(ring::Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags = 0);
+  bool send_text(ring::Type type, std::uint64_t id, std::string_view text);
   void end(const std::string& why);
 
   const Charter charter_;
@@ -132,7 +142,7 @@ class RunningLayer {
   ring::TextParts parts_;  // of the layer's thread, as the allowances are
   Allowance alerts_{100}, events_{1000}, asks_{1}, logs_{20};
 
-  std::mutex sending_;
+  std::mutex sending_;        // one at a time in the channel
   mutable std::mutex mutex_;  // guards what follows; never held while anything is called
   Counts counts_;
   std::uint64_t epoch_ = 0;  // that the layer has not finished; 0: none
@@ -141,6 +151,8 @@ class RunningLayer {
   bool missed_ = true;  // an epoch was not sent, or none was
   std::uint64_t next_call_ = 1;
   std::map<std::uint64_t, Call> calls_;
+  PacketBook packets_;
+  std::optional<Error> lied_;  // in its indices, as whoever sent noticed
   bool ended_ = false;
 
   std::thread thread_;

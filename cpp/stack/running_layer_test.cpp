@@ -9,6 +9,8 @@
 #include <deque>
 #include <memory>
 
+#include "ring/testing.h"
+
 namespace mhv::stack {
 namespace {
 
@@ -35,14 +37,18 @@ Charter everything() {
   Charter out;
   out.name = "l";
   out.memory = out.written_pages = out.vcpus = out.sees_events = out.sends_events = true;
+  out.network = NetworkClaim::kDrop;
   out.actions = {"checkpoint"};
   return out;
 }
+
+const std::vector<std::byte> kFrame(60, std::byte{3});
 
 class RunningLayerTest : public ::testing::Test {
  protected:
   void start(const Charter& charter = everything()) {
     ring::NewChannel channel = ring::make_channel();
+    memory_ = channel.layer.memory.duplicate();
     RunningLayer::Handlers handlers;
     handlers.on_ready = [this](const std::string& version) { note("ready " + version); };
     handlers.on_alert = [this](const RunningLayer::Alert& alert) {
@@ -51,6 +57,9 @@ class RunningLayerTest : public ::testing::Test {
     handlers.on_event = [this](const std::string& event) { note("event " + event); };
     handlers.on_ask = [this](const RunningLayer::Wish& wish) {
       note(fmt::format("ask {} {} {}", wish.action, wish.reason, wish.before_ns));
+    };
+    handlers.on_verdict = [this](const PacketVerdict& said) {
+      note(fmt::format("verdict {}/{} {} {}", said.about.path, said.about.packet, static_cast<int>(said.decision), said.frame.size()));
     };
     handlers.on_end = [this](const std::string& why) { note("end " + why); };
     layer_ = std::make_unique<RunningLayer>(std::move(channel.engine), charter, R"({"abi": 1})", std::make_shared<Memory>(), handlers);
@@ -115,12 +124,17 @@ class RunningLayerTest : public ::testing::Test {
     facts.written = written;
     layer_->epoch(facts);
   }
+  bool show(std::uint64_t packet) { return layer_->packet({1, packet}, 2, ring::Direction::kToGuest, kFrame); }
+  void decide(std::uint64_t number, ring::Decision decision) {
+    say_bytes(Type::kVerdict, ring::Verdict{number, static_cast<std::uint32_t>(decision), 0});
+  }
   void finish(std::uint64_t number) {
     const auto before = layer_->counts().epochs;
     say_bytes(Type::kEpochDone, number);
     while (layer_->counts().epochs == before) std::this_thread::yield();
   }
 
+  Fd memory_;  // of the channel
   std::unique_ptr<ring::Channel> peer_;
   ring::TextParts parts_;
   std::mutex mutex_;
@@ -299,6 +313,69 @@ TEST_F(RunningLayerTest, WhoDoesNotReadKeepsNobodyWaiting) {
   EXPECT_GT(layer_->counts().late, 0);
   call("x", 1ms);
   EXPECT_THAT(noted(), HasSubstr("error"));
+}
+
+TEST_F(RunningLayerTest, ShowsPacketsAndTakesVerdicts) {
+  start();
+  EXPECT_FALSE(show(70));  // it is not ready
+  say(Type::kReady, R"({"abi": 1, "version": "2"})");
+  EXPECT_EQ(noted(), "ready 2");
+  EXPECT_TRUE(show(71));
+  const ring::Message message = receive();
+  ASSERT_EQ(message.type, Type::kPacket);
+  ring::Packet head;
+  ASSERT_EQ(message.payload.size(), sizeof head + kFrame.size());
+  std::memcpy(&head, message.payload.data(), sizeof head);
+  EXPECT_EQ(head.number, 1u);
+  EXPECT_EQ(head.nic, 2u);
+  EXPECT_EQ(head.direction, 1u);
+  EXPECT_EQ(head.bytes, kFrame.size());
+  EXPECT_EQ(message.payload.back(), std::byte{3});
+  decide(1, ring::Decision::kHold);
+  EXPECT_EQ(noted(), "verdict 1/71 2 0");
+  decide(1, ring::Decision::kPass);
+  EXPECT_EQ(noted(), "verdict 1/71 0 0");
+  decide(2, ring::Decision::kPass);
+  EXPECT_THAT(noted(), HasSubstr("end it decides about a packet that it was not shown"));
+  EXPECT_FALSE(show(72));
+}
+
+TEST_F(RunningLayerTest, WhoDecidesWhatItDoesNotClaimIsEnded) {
+  Charter charter = everything();
+  charter.network = NetworkClaim::kSee;
+  start_ready(charter);
+  EXPECT_TRUE(show(1));
+  decide(1, ring::Decision::kDrop);
+  EXPECT_THAT(noted(), HasSubstr("end it drops a packet, and its manifest claims no more than network see"));
+}
+
+TEST_F(RunningLayerTest, WhoForgetsAPacketIsEnded) {
+  Charter charter = everything();
+  charter.budget = 1ms;
+  start_ready(charter);
+  EXPECT_TRUE(show(1));
+  EXPECT_THAT(noted(), HasSubstr("end it has not decided about a packet in 10 ms"));
+}
+
+TEST_F(RunningLayerTest, PacketsWaitForNobodyWhoWaitsForRoom) {
+  start_ready();
+  std::uint64_t shown = 0;
+  while (show(shown + 1)) ++shown;
+  EXPECT_GT(shown, 5000u);               // of a megabyte
+  std::thread slow([&] { call("x"); });  // has no room either
+  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(show(1));
+  for (std::uint64_t number = 1; number <= shown; ++number) EXPECT_EQ(receive().type, Type::kPacket);
+  EXPECT_TRUE(show(shown + 1));
+  slow.join();
+}
+
+TEST_F(RunningLayerTest, WhoForgesItsIndexIsEndedByWhoeverSends) {
+  start_ready();
+  ring::testing::Forger forger(memory_);
+  forger.put(forger.kToLayer + forger.kConsumed, ~0ull);
+  while (show(1)) {
+  }
+  EXPECT_THAT(noted(), HasSubstr("forged how much it consumed"));
 }
 
 }  // namespace
