@@ -13,8 +13,11 @@ constexpr std::size_t kMarkMax = 16'384;  // more than a tap of the engine queue
 
 }  // namespace
 
-PacketPath::PacketPath(Fd tap, PathLimits limits)
-    : tap_(std::move(tap)), wake_(make_wake()), limits_(limits), buffer_(kPacketMax), thread_([this] { serve(); }) {}
+PacketPath::PacketPath(Fd tap, PathLimits limits) : tap_(std::move(tap)), wake_(make_wake()), limits_(limits), buffer_(kPacketMax) {}
+
+void PacketPath::start() {
+  thread_ = std::thread([this] { serve(); });
+}
 
 PacketPath::~PacketPath() {
   {
@@ -22,7 +25,7 @@ PacketPath::~PacketPath() {
     stop_ = true;
   }
   wake(wake_.get());
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 std::unique_lock<std::mutex> PacketPath::enter() const {
@@ -131,8 +134,8 @@ void PacketPath::drop(Packet& packet) {
   packet.bytes = {};
 }
 
-// The packet at `index` may have got an answer; those behind it follow as long as that makes way for them.
-void PacketPath::advance_from(std::size_t index) {
+// The packet at `index` may have got an answer; those behind it follow as long as that makes way for them. `all`: any may have.
+void PacketPath::advance_from(std::size_t index, bool all) {
   for (; index < queue_.size(); ++index) {
     Packet& packet = queue_[index];
     const std::size_t before = packet.stage;
@@ -143,7 +146,7 @@ void PacketPath::advance_from(std::size_t index) {
       packet.stage = index == 0 ? filters_.size() : queue_[index - 1].stage;
     }
     queued_bytes_ += packet.own.size();
-    if (packet.stage == before && !packet.dropped) return;
+    if (packet.stage == before && !all) return;
   }
 }
 
@@ -252,17 +255,38 @@ void PacketPath::detach(FilterId id, WhenLate policy) {
     if (packet.stage > stage) --packet.stage;
   }
   filters_.erase(at);
-  for (std::size_t i = 0; i < queue_.size(); ++i) advance_from(i);
+  advance_from(0, true);
   flush();
   wake_if_earlier();
+}
+
+bool PacketPath::decide(Filter& filter, Packet& packet, Decision decision) {
+  const bool here = packet.stage < filters_.size() && filters_[packet.stage].get() == &filter;
+  // That it is to be held is known, and waits for what is before it.
+  const bool to_be_held = here && packet.decided && packet.decided->verdict == Verdict::kHold;
+  if (here && (packet.open || to_be_held)) {
+    packet.open = false;
+    packet.decided = std::move(decision);
+    return true;
+  }
+  if ((packet.held_by & filter.bit) == 0) return false;
+  if (decision.verdict == Verdict::kPass) {
+    packet.held_by &= ~filter.bit;
+  } else if (decision.verdict == Verdict::kDrop) {
+    ++filter.counters.dropped;
+    queued_bytes_ -= packet.own.size();
+    drop(packet);
+  } else {
+    return false;
+  }
+  return true;
 }
 
 bool PacketPath::answer(FilterId id, PacketNo number, Decision decision) {
   const auto lock = enter();
   Packet* packet = queued(number);
-  if (packet == nullptr || !packet->open || filters_[packet->stage]->id != id) return false;
-  packet->open = false;
-  packet->decided = std::move(decision);
+  Filter* filter = find(id);
+  if (packet == nullptr || filter == nullptr || packet->dropped || !decide(*filter, *packet, std::move(decision))) return false;
   advance_from(number.value - first_.value);
   flush();
   wake_if_earlier();

@@ -90,12 +90,14 @@ struct PathLimits {
   std::size_t bytes = 64u << 20;
 };
 
-// Thread-safe; owns one thread. Filters are asked and packets written by whoever causes it: that thread, or a caller of
+// Thread-safe; owns one thread, from start() on. Filters are asked and packets written by whoever causes it: that thread, or a caller of
 // answer(), release(), mark(), detach().
 class PacketPath {
  public:
   explicit PacketPath(Fd tap, PathLimits limits = {});
   ~PacketPath();  // what is queued goes nowhere
+  // Before it, nothing is read: a filter that is attached by then is asked about every packet. Once.
+  void start();
   PacketPath(const PacketPath&) = delete;
   PacketPath& operator=(const PacketPath&) = delete;
 
@@ -104,7 +106,7 @@ class PacketPath {
   // Not asked again once this returns. What it holds or has not answered goes on (kFailOpen) or is dropped.
   void detach(FilterId id, WhenLate policy);
 
-  // For a packet that ask() left open. False: it came too late, or nobody had asked.
+  // For a packet that ask() left open, or one that this filter holds: kPass and kDrop. False: it came too late, or nobody had asked.
   bool answer(FilterId id, PacketNo number, Decision decision);
 
   // Takes in all that was sent until now, and returns its last: of an epoch, when it is called after QEMU's answer to `stop`. Of a guest
@@ -147,13 +149,14 @@ class PacketPath {
   void ask(Filter& filter, Packet& packet, PacketNo number);
   void settle(Filter& filter, Packet& packet, PacketNo number, Decision decision);
   void drop(Packet& packet);
-  void advance_from(std::size_t index);
+  void advance_from(std::size_t index, bool all = false);
   void flush();
   void write_out(std::span<const std::byte> bytes);
   void expire(Clock::time_point now);
   std::optional<Clock::time_point> next_deadline();
   void wake_if_earlier();
   Filter* find(FilterId id);
+  bool decide(Filter& filter, Packet& packet, Decision decision);
   PacketNo number_of(std::size_t index) const { return {first_.value + index}; }
   Packet* queued(PacketNo number);
 

@@ -62,7 +62,10 @@ class PacketPathTest : public ::testing::Test {
     const timeval patience{30, 0};
     ASSERT_EQ(::setsockopt(guest_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience), 0);
   }
-  PacketPath& start(PathLimits limits = {}) { return path_.emplace(std::move(tap_), limits); }
+  PacketPath& start(PathLimits limits = {}) {
+    path_.emplace(std::move(tap_), limits).start();
+    return *path_;
+  }
   void send(const std::string& letters) {
     for (const char letter : letters) {
       const std::string packet = kHeader + letter;
@@ -154,6 +157,54 @@ TEST_F(PacketPathTest, APacketHeldByTwoNeedsBoth) {
   EXPECT_TRUE(nothing_comes());
   path.release(a, all);
   EXPECT_EQ(receive(1), "y");
+}
+
+TEST_F(PacketPathTest, OneOfThoseThatAreHeldIsDecided) {
+  PacketPath& path = start();
+  Filter holds = always(Verdict::kHold);
+  Filter asks = silent();
+  const FilterId first = path.attach(asks, kPatient, 0);
+  const FilterId holder = path.attach(holds, kPatient, 1);
+  send("abcde");
+  path.mark();
+  EXPECT_FALSE(path.answer(holder, {1}, {}));  // it was not asked yet
+  for (const std::uint64_t number : {1, 2, 3, 4}) EXPECT_TRUE(path.answer(first, {number}, {}));
+  EXPECT_TRUE(path.answer(holder, {2}, {}));
+  EXPECT_TRUE(nothing_comes());  // behind the first
+  EXPECT_TRUE(path.answer(holder, {3}, {Verdict::kDrop}));
+  EXPECT_FALSE(path.answer(holder, {3}, {}));
+  EXPECT_FALSE(path.answer(holder, {4}, {Verdict::kReplace, packet_of(kHeader + "x")}));
+  EXPECT_TRUE(path.answer(holder, {1}, {}));
+  EXPECT_EQ(receive(2), "ab");
+  EXPECT_TRUE(path.answer(first, {5}, {Verdict::kDrop}));
+  EXPECT_TRUE(nothing_comes());
+  EXPECT_TRUE(path.answer(holder, {4}, {}));
+  EXPECT_EQ(receive(1), "d");
+  EXPECT_EQ(path.counters().queued, 0u);
+  EXPECT_EQ(path.counters().queued_bytes, 0u);
+}
+
+TEST_F(PacketPathTest, WhatIsAboutToBeHeldIsDecided) {
+  PacketPath& path = start();
+  Filter asks = silent();
+  const FilterId id = path.attach(asks, kPatient, 0);
+  send("ab");
+  path.mark();
+  EXPECT_TRUE(path.answer(id, {2}, {Verdict::kHold}));
+  EXPECT_TRUE(path.answer(id, {2}, {}));
+  EXPECT_FALSE(path.answer(id, {2}, {Verdict::kDrop}));
+  EXPECT_TRUE(path.answer(id, {1}, {}));
+  EXPECT_EQ(receive(2), "ab");
+}
+
+TEST_F(PacketPathTest, NothingIsReadBeforeItStarts) {
+  send("ab");
+  PacketPath& path = path_.emplace(std::move(tap_));
+  Filter drops = always(Verdict::kDrop);
+  const FilterId id = path.attach(drops, kPatient, 0);
+  path.start();
+  while (path.counters(id).dropped < 2) std::this_thread::yield();
+  EXPECT_TRUE(nothing_comes());
 }
 
 TEST_F(PacketPathTest, LateAnswersKeepTheOrder) {

@@ -112,6 +112,7 @@ class Bench {
       without.push_back(run());
       {
         PacketPath path(std::move(swap().interpose("tap0")[0]));
+        path.start();
         warm();
         with.push_back(run());
       }
@@ -173,7 +174,7 @@ class Bench {
     std::vector<double> undo_gap;
     for (int turn = 0; turn < kTurns; ++turn) {
       std::optional<PacketPath> path;
-      const auto [forth, forth_gap] = during([&] { path.emplace(std::move(swap().interpose("tap0")[0])); });
+      const auto [forth, forth_gap] = during([&] { path.emplace(std::move(swap().interpose("tap0")[0])).start(); });
       const auto [back, back_gap] = during([&] { swap().undo("tap0"); });
       swap_ms.push_back(forth);
       swap_gap.push_back(forth_gap);

@@ -110,6 +110,7 @@ TEST_F(TapSwapTest, EverythingTheGuestSendsGoesThroughTheEngine) {
   EXPECT_FALSE(outside_->receive(0));
   {
     PacketPath path(std::move(engine[0]));
+    path.start();
     EXPECT_EQ(outside_->receive(), 10u);  // it waited in eq0
     expect_both_ways(20);
     EXPECT_EQ(path.mark().value, 2u);
@@ -144,6 +145,7 @@ class Holds : public PacketFilter {
 
 TEST_F(TapSwapTest, HeldFramesComeOutInOrderAtTheRelease) {
   PacketPath path(std::move(swap().interpose("tap0")[0]));
+  path.start();
   Holds holds;
   const FilterId id = path.attach(holds, {}, 0);
   for (std::uint32_t i = 0; i < 500; ++i) ASSERT_TRUE(guest_->send(i));
@@ -167,6 +169,7 @@ class EngineProcess {
     if (pid_ == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       PacketPath path(std::move(eq0));
+      path.start();
       for (;;) ::pause();
     }
   }
@@ -230,8 +233,10 @@ TEST_F(TapSwapTest, InboundCanBeClaimedAndGivenBack) {
     EXPECT_TRUE(outside_->send(5));
     EXPECT_FALSE(guest_->receive(0));
     PacketPath inbound(std::move(engine[1]));
+    inbound.start();
     EXPECT_EQ(guest_->receive(), 5u);
     PacketPath outbound(std::move(engine[0]));
+    outbound.start();
     expect_both_ways(10);
     EXPECT_EQ(inbound.mark().value, 2u);
     EXPECT_EQ(outbound.mark().value, 1u);
@@ -267,6 +272,7 @@ TEST_F(TapSwapTest, AnEndedGuestIsClearedAway) {
 
 TEST_F(TapSwapTest, UndoneUnderALivingEngineItEnds) {
   PacketPath path(std::move(swap().interpose("tap0")[0]));
+  path.start();
   swap().undo("tap0");
   expect_plain();
   while (!path.counters().ended) std::this_thread::yield();
@@ -284,6 +290,7 @@ TEST_F(TapSwapTest, KilledAtAnyStepASwapIsFinishedOrUndone) {
     killed_at(steps, interpose);
     {
       PacketPath path(std::move(swap().interpose("tap0")[0]));
+      path.start();
       expect_both_ways(100);
       EXPECT_EQ(path.mark().value, 1u);
     }
@@ -308,6 +315,7 @@ TEST_F(TapSwapTest, KilledAtAnyStepAnUndoIsFinishedOrTakenBack) {
     killed_at(steps, undo);
     {
       PacketPath path(std::move(swap().interpose("tap0")[0]));
+      path.start();
       expect_both_ways(100);
       EXPECT_EQ(path.mark().value, 1u);
     }
@@ -330,6 +338,7 @@ TEST_F(TapSwapTest, WhatIsLostInASwapIsLostInOneGap) {
   });
   std::vector<Fd> engine = swap().interpose("tap0");
   PacketPath path(std::move(engine[0]));
+  path.start();
   while (path.counters().out < 1000) std::this_thread::yield();
   stop = true;
   sender.join();
