@@ -71,6 +71,9 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
     spdlog::info("guest {} ({}): layer {} is taken away", owner_.name, owner_.uuid, old->spec.name());
     gone.push_back(std::move(old));
   }
+  std::vector<stack::Charter> charters;
+  for (const auto& entry : next) charters.push_back(entry->charter);
+  packets_.configure(charters);
   {
     const std::lock_guard lock(mutex_);
     entries_ = std::move(next);
@@ -122,6 +125,7 @@ void Layers::stop(Entry& entry) {
     entry.status.set_state("starting");
   }
   if (!running) return;
+  packets_.layer_down(entry.spec.name());
   running.reset();
   protocol::WorkerReport report;
   report.mutable_layer_stop()->set_name(entry.spec.name());
@@ -146,8 +150,9 @@ void Layers::start(Entry& entry) {
                                                        handlers(entry.spec.name(), entry.generation));
   {
     const std::lock_guard lock(mutex_);
-    entry.running = std::move(running);
+    entry.running = running;
   }
+  packets_.layer_up(entry.spec.name(), running);
   protocol::WorkerReport report;
   auto& wish = *report.mutable_layer_start();
   wish.set_name(entry.spec.name());
@@ -206,6 +211,7 @@ stack::RunningLayer::Handlers Layers::handlers(const std::string& name, std::uin
     said.set_detail(alert.detail);
     control_.send(report);
   };
+  out.on_verdict = [this](stack::PacketVerdict said) { packets_.verdict(std::move(said)); };
   out.on_event = [this, name](const std::string& event) { owner_.enqueue([this, name, event] { spread(name, event); }); };
   out.on_ask = [this, name](const stack::RunningLayer::Wish& wish) { owner_.enqueue([this, name, wish] { owner_.act(name, wish); }); };
   out.on_end = [this, name, generation](const std::string& why) {
@@ -362,6 +368,10 @@ std::vector<protocol::LayerStatus> Layers::status() const {
       status.set_alerts(counts.alerts);
       status.set_late(counts.late);
     }
+    const PacketWork::Counts packets = packets_.counts(entry->spec.name());
+    status.set_packets(packets.packets);
+    status.set_packets_dropped(packets.dropped);
+    status.set_packets_late(packets.late);
     out.push_back(std::move(status));
   }
   return out;

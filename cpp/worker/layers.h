@@ -16,6 +16,7 @@
 #include "stack/running_layer.h"
 #include "worker/control.h"
 #include "worker/layer_memory.h"
+#include "worker/packet_work.h"
 
 namespace mhv::worker {
 
@@ -31,8 +32,8 @@ class Layers {
     std::function<void(const std::string& layer, const stack::RunningLayer::Wish& wish)> act;  // engine thread
     std::function<void(std::uint64_t us)> paused;                                              // engine thread
   };
-  // `control` outlives it.
-  Layers(Control& control, Owner owner) : control_(control), owner_(std::move(owner)) {}
+  // `control` and `packets` outlive it.
+  Layers(Control& control, PacketWork& packets, Owner owner) : control_(control), packets_(packets), owner_(std::move(owner)) {}
   ~Layers() { guest_down(); }
 
   // Those that are not named end; those whose manifest or configuration is another start anew.
@@ -77,6 +78,7 @@ class Layers {
   Entry* find(const std::string& name);
 
   Control& control_;
+  PacketWork& packets_;
   const Owner owner_;
   checkpoint::LiveGuest* live_ = nullptr;
   checkpoint::Lineage* lineage_ = nullptr;

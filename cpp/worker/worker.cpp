@@ -46,7 +46,7 @@ Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& r
       options_(start.options()),
       state_(run_state),
       store_(open_store(start)),
-      layers_(control, layers_owner()) {
+      layers_(control, packets_, layers_owner()) {
   layers_.configure({start.layers().begin(), start.layers().end()});
   report("stopped");
 }
@@ -83,11 +83,14 @@ void Worker::dispatch(Command command) {
       });
       break;
     case Kind::kGuestDown:
+      packets_.remove_all_taps();  // at once, too: those that come next are another QEMU's
       enqueue([this, down = command.message.guest_down()] {
         if (down.detach()) leave_guest();
         guest_down(down.reason());
       });
       break;
+    // At once: what the guest sends does not wait for what the engine thread does.
+    case Kind::kTaps: packets_.change_taps(command.message.taps(), std::move(command.fds)); break;
     case Kind::kReadAhead: enqueue([this, id = command.message.read_ahead()] { read_ahead(id); }); break;
     case Kind::kOptions:
       enqueue([this, options = command.message.options().options(), layers = command.message.options().layers()] {

@@ -23,6 +23,7 @@
 #include "store/store.h"
 #include "worker/control.h"
 #include "worker/layers.h"
+#include "worker/packet_work.h"
 
 namespace mhv::worker {
 
@@ -140,6 +141,7 @@ class Worker {
   Clock::time_point thinned_;
   Clock::time_point next_compaction_;
   std::string state_name_ = "stopped";
+  PacketWork packets_;
   Layers layers_;
 
   std::mutex mutex_;
