@@ -252,6 +252,19 @@ Fd HostHypervisor::open_memory(const ProcessId& process, std::pair<std::uint64_t
   return broker_.open_mapping(process.pid, process.start_time, mapping.first, mapping.second, true);
 }
 
+std::vector<std::string> HostHypervisor::taps(const Domain& domain) {
+  const ConnectionPtr connection = session_.connection(kLibvirtTimeout);
+  return taps_of(parse_domain_xml(xml_of(session_.find(connection, domain.uuid).get(), 0)).nics);
+}
+
+std::vector<Fd> HostHypervisor::interpose(const ProcessId& process, const std::string& tap) {
+  return tapper_.interpose(process.pid, process.start_time, tap, true);
+}
+
+void HostHypervisor::undo_interpose(const ProcessId& process, const std::string& tap) {
+  tapper_.undo_interpose(process.pid, process.start_time, tap);
+}
+
 protocol::ClockMoment HostHypervisor::keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
                                                  std::chrono::nanoseconds lost_max) {
   const auto kept = broker_.keep_clock(process.pid, process.start_time, since, static_cast<std::uint64_t>(lost_max.count()));

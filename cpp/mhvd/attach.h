@@ -28,11 +28,11 @@ std::vector<BlockPlan> plan_blocks(const std::vector<guest::BlockListing>& block
 // The disks with the block nodes that QEMU's `query-block` names for their devices. Pure.
 std::vector<protocol::Disk> resolve_disks(const std::vector<DomainDisk>& disks, const nlohmann::json& query_block);
 
-// Thread-safe: keeps nothing of a guest but its userfaultfd record in the run folder. Session and broker outlive it.
+// Thread-safe: keeps nothing of a guest but its userfaultfd record in the run folder. Session, broker and tapper outlive it.
 class HostHypervisor : public Hypervisor {
  public:
-  HostHypervisor(const Config& config, LibvirtSession& session, BrokerClient& broker)
-      : config_(config), session_(session), broker_(broker) {}
+  HostHypervisor(const Config& config, LibvirtSession& session, BrokerClient& broker, TapperClient& tapper)
+      : config_(config), session_(session), broker_(broker), tapper_(tapper) {}
 
   Domain find(const std::string& name_or_uuid) override;
   void check(const Domain& domain, const protocol::ServiceOptions& options) override;
@@ -43,6 +43,9 @@ class HostHypervisor : public Hypervisor {
   void destroy(const Domain& domain) noexcept override;
   protocol::ClockMoment keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
                                    std::chrono::nanoseconds lost_max) override;
+  std::vector<std::string> taps(const Domain& domain) override;
+  std::vector<Fd> interpose(const ProcessId& process, const std::string& tap) override;
+  void undo_interpose(const ProcessId& process, const std::string& tap) override;
   void tracking_is_on(const std::string& uuid) override;
   void tracking_is_off(const std::string& uuid) override;
 
@@ -55,6 +58,7 @@ class HostHypervisor : public Hypervisor {
   const Config& config_;
   LibvirtSession& session_;
   BrokerClient& broker_;
+  TapperClient& tapper_;
 };
 
 }  // namespace mhv::mhvd

@@ -32,11 +32,13 @@ struct Config {
 
   std::string socket_path() const { return run_dir + "/mhvd.sock"; }
   std::string broker_path() const { return run_dir + "/broker.sock"; }
+  std::string tapper_path() const { return run_dir + "/tapper.sock"; }
   std::string lock_path() const { return run_dir + "/mhvd.lock"; }
   std::string monitor_path(const std::string& uuid) const { return run_dir + "/qmp/" + uuid + ".sock"; }
   std::string run_state_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".state"; }
   std::string uffd_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".uffd"; }
   std::string ramblock_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".ramblock"; }
+  std::string taps_record_path(const std::string& uuid) const { return run_dir + "/guests/" + uuid + ".taps"; }
   bool runs_in_vm(const std::string& layer) const {
     return std::ranges::any_of(service_vms, [&](const std::string& one) { return one == "*" || one == layer; });
   }

@@ -46,6 +46,8 @@ void read_interface(const Tree& nic, DomainFacts& facts) {
   } else if (type == "hostdev" || type == "vdpa") {
     refuse(facts, "interface " + name + " is a passed-through device (" + type + "): its DMA is unseen", "use vnic_type normal");
   }
+  const bool has_tap = type == "bridge" || type == "network" || type == "ethernet";
+  facts.nics.push_back({name + " (" + type + ")", has_tap ? attribute(nic, "target.<xmlattr>.dev") : "", has_tap});
 }
 
 void read_devices(const Tree& devices, DomainFacts& facts) {
@@ -122,6 +124,18 @@ DomainFacts parse_domain_xml(std::string_view xml) {
 void refuse_unsupported(const DomainFacts& facts) {
   if (facts.refusals.empty()) return;
   throw Error(Code::kUnsupported, "this guest cannot be attached: " + facts.refusals.front().what, facts.refusals.front().hint);
+}
+
+std::vector<std::string> taps_of(const std::vector<DomainNic>& nics) {
+  std::vector<std::string> out;
+  for (const DomainNic& nic : nics) {
+    if (!nic.has_tap) {
+      throw Error(Code::kUnsupported, "interface " + nic.name + " has no tap, and packets cannot be had elsewhere",
+                  "use an ordinary tap (vnic_type normal), or leave out the services that claim the network");
+    }
+    if (!nic.tap.empty()) out.push_back(nic.tap);
+  }
+  return out;
 }
 
 void check_disk_policy(const std::vector<DomainDisk>& disks, protocol::DiskPolicy policy) {

@@ -82,6 +82,24 @@ TEST(DomainXml, RefusesWhatWritesMemoryUnseen) {
   expect_refusal(domain("", "<qemu:commandline><qemu:arg value='vhost-user-blk-pci,chardev=c'/></qemu:commandline>"), "vhost-user-blk-pci");
 }
 
+TEST(DomainXml, FindsTheTapsOfNics) {
+  const std::string bridge = "<interface type='bridge'><target dev='tap0'/></interface>";
+  const std::string network = "<interface type='network'><target dev='vnet7'/></interface>";
+  const auto taps = [](const std::string& devices) { return taps_of(parse_domain_xml(domain(devices)).nics); };
+  EXPECT_THAT(taps(bridge + network + "<interface type='ethernet'><target dev='tap1'/></interface>"),
+              ::testing::ElementsAre("tap0", "vnet7", "tap1"));
+  EXPECT_THAT(taps("<interface type='bridge'/>"), ::testing::IsEmpty());  // it does not run
+  for (const std::string type : {"user", "direct", "vhostuser", "hostdev"}) {
+    try {
+      taps(bridge + "<interface type='" + type + "'><target dev='x0'/></interface>");
+      FAIL() << type;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Code::kUnsupported);
+      EXPECT_THAT(error.what(), HasSubstr("interface x0 (" + type + ") has no tap"));
+    }
+  }
+}
+
 TEST(DomainXml, RejectsWhatIsNoDomain) {
   EXPECT_THROW(parse_domain_xml(""), Error);
   EXPECT_THROW(parse_domain_xml("<network/>"), Error);

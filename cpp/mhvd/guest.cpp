@@ -45,6 +45,7 @@ Guest::Guest(const Config& config, Hypervisor& hypervisor, LayerHost& layers, pr
       uuid_(conf.uuid()),
       respawn_delay_(kRespawnFirst),
       layers_(config, layers.users),
+      taps_(hypervisor, config.taps_record_path(uuid_)),
       conf_(std::move(conf)) {
   wake_ = Fd::own(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_) throw_errno("cannot make an eventfd");
@@ -145,7 +146,10 @@ void Guest::wait_for_events(Clock::time_point until) {
   eventfd_t count;
   if (polled[0].revents != 0) ::eventfd_read(wake_.get(), &count);
   if (polled[1].revents != 0) {
-    if (attachment_) take_down("the guest's QEMU ended", false);
+    if (attachment_) {
+      take_down("the guest's QEMU ended", false);
+      undo_taps();
+    }
     failed_qemu_ = {};
     poke();
   }
@@ -167,6 +171,7 @@ void Guest::drop_ended_worker() {
   ended.reset();
   layers_.stop_all();
   attachment_.reset();
+  taps_.taken_back();
   if (Clock::now() - spawned_at_ > kRespawnForgiven) respawn_delay_ = kRespawnFirst;
   respawn_at_ = Clock::now() + respawn_delay_;
   respawn_delay_ = std::min<Clock::duration>(respawn_delay_ * 2, kRespawnLast);
@@ -223,6 +228,8 @@ void Guest::look_at_domain() {
     }
     failed_qemu_ = {};
     act_on(domain);
+    const std::lock_guard lock(mutex_);
+    if (attachment_) failure_.reset();
   } catch (const Error& error) {
     failed_to_attach(error);
     // libvirt may not tell: not when it was killed while it started the guest.
@@ -268,6 +275,7 @@ void Guest::act_on(const Domain& domain) {
   } else if (!attachment_) {
     bring_up(domain);
   }
+  settle_taps(domain);
 }
 
 void Guest::bring_up(const Domain& domain) {
@@ -382,6 +390,7 @@ void Guest::take_down(const std::string& reason, bool detach) {
   layers_.stop_all();
   if (left_clean) hypervisor_.tracking_is_off(uuid_);
   attachment_.reset();
+  taps_.taken_back();
   const std::lock_guard lock(mutex_);
   facts_.Clear();
   changed_.notify_all();

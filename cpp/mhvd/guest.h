@@ -25,6 +25,7 @@
 #include "base/fd.h"
 #include "mhv.pb.h"
 #include "mhvd/config.h"
+#include "mhvd/guest_taps.h"
 #include "mhvd/hypervisor.h"
 #include "mhvd/layer_processes.h"
 #include "mhvd/layer_registry.h"
@@ -114,6 +115,10 @@ class Guest {
   void send_hold();
   void on_report(const protocol::WorkerReport& report, std::vector<Fd> fds);
   std::vector<protocol::LayerSpec> layer_specs(const protocol::ServiceOptions& options) const;
+  // --- guest_network.cpp
+  void settle_taps(const Domain& domain);
+  void leave_taps(WorkerProcess* worker);
+  void undo_taps();
   void serve_layers();
   void start_layer(const protocol::LayerStart& wish, std::vector<Fd> fds);
   void tell_worker(const protocol::LayerEnded& ended);
@@ -138,6 +143,7 @@ class Guest {
   Clock::time_point clock_due_{};
   bool clock_fails_ = false;
   LayerProcesses layers_;
+  GuestTaps taps_;
   Fd failed_qemu_;  // of the one that could not be attached: its end is worth a look
 
   mutable std::mutex mutex_;  // guards what follows

@@ -49,6 +49,7 @@ protocol::GuestStatus Guest::status() const {
     case Phase::kFailed: out.set_state("failed"); break;
     case Phase::kUp:
       if (out.state().empty()) out.set_state("attaching");
+      if (failure_) out.set_message(with_hint(*failure_));
       return out;
   }
   out.set_message(failure_ ? with_hint(*failure_) : "");

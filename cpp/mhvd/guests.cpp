@@ -57,6 +57,8 @@ void Guests::load() {
       spdlog::error("guest {}: {} ({})", uuid, error.what(), error.hint());
     }
   }
+  const std::vector<std::string> known = list_guests(config_.guests_dir());
+  undo_strangers(hypervisor_, config_.run_dir + "/guests", {known.begin(), known.end()});
 }
 
 std::vector<std::shared_ptr<Guest>> Guests::all() const {
@@ -87,6 +89,14 @@ std::shared_ptr<Guest> Guests::find(const std::string& name_or_uuid) {
   throw not_attached(name_or_uuid);
 }
 
+void Guests::reconfigure(Guest& guest, const protocol::ServiceOptions& options) noexcept {
+  try {
+    guest.configure(options);
+  } catch (const std::exception& error) {
+    spdlog::warn("guest {} ({}): {}", guest.name(), guest.uuid(), error.what());
+  }
+}
+
 void Guests::attach(const protocol::Attach& request) {
   check_services(request.options());
   const Domain domain = hypervisor_.find(request.guest());
@@ -108,10 +118,12 @@ void Guests::attach(const protocol::Attach& request) {
   }
   try {
     hypervisor_.check(domain, request.options());
+    if (claims_network(layers_.registry, request.options())) hypervisor_.taps(domain);
     guest->configure(request.options());
   } catch (const Error&) {
     // Refused at its first attach: as if it had not been asked. A folder of an earlier life keeps its checkpoints.
     if (fresh) {
+      if (guest->phase() == Guest::Phase::kUp) reconfigure(*guest, {});
       guest.reset();
       drop(domain.uuid);
       std::error_code ignored;

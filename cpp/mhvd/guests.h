@@ -52,6 +52,7 @@ class Guests {
   void forget(const std::string& guest, const ReplyFn& progress);
   // A guest that does not run: started without running, put to the checkpoint, then let go.
   protocol::Reply restore_stopped(const std::shared_ptr<Guest>& guest, const protocol::Request& request, const ReplyFn& progress);
+  static void reconfigure(Guest& guest, const protocol::ServiceOptions& options) noexcept;  // as it was, after an error
   void drop(const std::string& uuid);
   std::vector<std::shared_ptr<Guest>> all() const;
 

@@ -55,7 +55,8 @@ void Guests::test_layers(protocol::SelfTestReply& reply) {
 void Guests::add_service(const protocol::ServiceAdd& request) {
   const auto guest = find(request.guest());
   const Turn turn(*this, guest->uuid());
-  protocol::ServiceOptions options = guest->status().options();
+  const protocol::ServiceOptions before = guest->status().options();
+  protocol::ServiceOptions options = before;
   if (options.services().empty()) {
     throw Error(Code::kInvalid, "guest " + guest->name() + " is detached",
                 "mhvctl attach " + guest->name() + " --service " + request.service());
@@ -68,7 +69,13 @@ void Guests::add_service(const protocol::ServiceAdd& request) {
   }
   check_services(options);
   if (!stack::is_built_in(request.service())) layers_.registry.find_trusted(request.service());
-  guest->configure(options);
+  if (claims_network(layers_.registry, options)) hypervisor_.taps({guest->uuid(), guest->name(), {}});
+  try {
+    guest->configure(options);
+  } catch (const Error&) {
+    reconfigure(*guest, before);
+    throw;
+  }
 }
 
 void Guests::remove_service(const protocol::ServiceRemove& request) {

@@ -102,6 +102,9 @@ class FakeHypervisor : public Hypervisor {
     return out;
   }
 
+  std::vector<std::string> taps(const Domain&) override { return {}; }
+  std::vector<Fd> interpose(const ProcessId&, const std::string&) override { return {}; }
+  void undo_interpose(const ProcessId&, const std::string&) override {}
   Fd open_memory(const ProcessId&, std::pair<std::uint64_t, std::uint64_t>) override { return Fd::memory("fake"); }
 
   struct ClockCall {

@@ -53,6 +53,11 @@ class Hypervisor {
   // name the next time.
   virtual protocol::ClockMoment keep_clock(const ProcessId& process, const protocol::ClockMoment& since,
                                            std::chrono::nanoseconds lost_max) = 0;
+  // The taps of the guest's NICs, in their order. kUnsupported: one of them has none; a guest that does not run is looked at as far.
+  virtual std::vector<std::string> taps(const Domain& domain) = 0;
+  // The engine's two ends at a tap (net/tap_swap.h): of what the guest sends, and of what it is sent. kUnavailable: mhv-tapper is away.
+  virtual std::vector<Fd> interpose(const ProcessId& process, const std::string& tap) = 0;
+  virtual void undo_interpose(const ProcessId& process, const std::string& tap) = 0;  // the process may have ended
   // The worker has set up written-page tracking in the QEMU last attached: the next attach goes on with it.
   virtual void tracking_is_on(const std::string& uuid) = 0;
   // The worker has ended it there.

@@ -33,6 +33,11 @@ int on_lifecycle(virConnectPtr, virDomainPtr domain, int, int, void* opaque) {
   return 0;
 }
 
+// A NIC more or less.
+int on_device(virConnectPtr connection, virDomainPtr domain, const char*, void* opaque) {
+  return on_lifecycle(connection, domain, 0, 0, opaque);
+}
+
 void on_close(virConnectPtr, int, void* opaque) {
   const auto& shared = *static_cast<std::shared_ptr<LibvirtSession::Shared>*>(opaque);
   const std::lock_guard lock(shared->mutex);
@@ -114,9 +119,13 @@ ConnectionPtr LibvirtSession::open() {
   });
   virConnectRegisterCloseCallback(raw, on_close, new std::shared_ptr<Shared>(shared_), drop);
   virConnectSetKeepAlive(raw, 5, 3);
-  const int id = virConnectDomainEventRegisterAny(raw, nullptr, VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle),
-                                                  new std::shared_ptr<Shared>(shared_), drop);
-  if (id < 0) throw_libvirt("cannot register for libvirt's events");
+  const auto listen = [&](int event, virConnectDomainEventGenericCallback callback) {
+    const int id = virConnectDomainEventRegisterAny(raw, nullptr, event, callback, new std::shared_ptr<Shared>(shared_), drop);
+    if (id < 0) throw_libvirt("cannot register for libvirt's events");
+  };
+  listen(VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle));
+  listen(VIR_DOMAIN_EVENT_ID_DEVICE_ADDED, VIR_DOMAIN_EVENT_CALLBACK(on_device));
+  listen(VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, VIR_DOMAIN_EVENT_CALLBACK(on_device));
   return connection;
 }
 

@@ -53,10 +53,12 @@ int serve(Config config) {
   BrokerClient broker(config.broker_path());
   if (!broker.ping()) spdlog::warn("mhv-broker does not answer on {}; guests are attached once it does", config.broker_path());
 
+  TapperClient tapper(config.tapper_path());
+
   Listeners listeners;
   LibvirtSession libvirt(config.libvirt_uri, {[&](const std::string& uuid) { listeners.tell([&](Guests& g) { g.poke(uuid); }); },
                                               [&] { listeners.tell([](Guests& g) { g.poke_all(); }); }});
-  HostHypervisor hypervisor(config, libvirt, broker);
+  HostHypervisor hypervisor(config, libvirt, broker, tapper);
   Guests guests(config, hypervisor);
   guests.load();
   listeners.set(&guests);
