@@ -32,10 +32,11 @@ void check_available(const Manifest& layer) {
               "it enforces claims on all of RAM alone");
   }
   refuse_if(claims.disk >= DiskClaim::kDelay, layer, "disk delay", "no part of it stands in the way of a guest's disks");
-  refuse_if(claims.network != NetworkClaim::kNone, layer, "network", "packets do not go through its layers");
+  refuse_if(claims.network >= NetworkClaim::kInject, layer, "network inject", "only what the guest sends or is sent goes through it");
   refuse_if(claims.actions.contains(Action::kHold) || claims.actions.contains(Action::kRelease), layer, "the action hold or release",
-            "packets do not go through its layers");
-  refuse_if(layer.policy == Policy::kFailClosed, layer, "fail-closed", "a guest never waits for a layer");
+            "a layer holds by its verdicts alone");
+  refuse_if(layer.policy == Policy::kFailClosed && claims.network == NetworkClaim::kNone, layer, "fail-closed",
+            "of a guest, its packets alone wait for a layer, and it does not claim the network");
   if (layer.built_in) return;
   refuse_if(claims.restore, layer, "restore", "only what is part of the engine puts a guest back");
   refuse_if(claims.vcpu >= VcpuClaim::kPause, layer, "vcpu pause or set", "a layer may ask for the action `pause`");

@@ -2,6 +2,7 @@
 //
 //   shared       readers of memory, processors, disks and events, in any number; interest in writes and in missing pages, merged on the
 //                one userfaultfd that a guest has
+//   in order     filters of packets, one behind the other
 //   one only     writer of a range of memory; supplier of missing pages of a range; who sets processors; who delays disks; who injects
 //                packets; who puts the whole guest back (`restore`)
 //   needed       who may ask for `checkpoint` or `rollback` needs a layer that restores

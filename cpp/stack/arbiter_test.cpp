@@ -101,8 +101,7 @@ TEST(Arbiter, SaysWhatTheEngineCannotGive) {
       {{{"restore", true}}, "x claims restore"},
       {{{"vcpu", "pause"}}, "x claims vcpu pause or set"},
       {{{"vcpu", "set"}}, "x claims vcpu pause or set"},
-      {{{"network", "see"}}, "x claims network"},
-      {{{"network", "inject"}}, "x claims network"},
+      {{{"network", "inject"}}, "x claims network inject"},
       {{{"actions", {"hold"}}}, "x claims the action hold or release"},
       {{{"disk", "see"}}, "x claims disk see"},
       {{{"disk", "delay"}}, "x claims disk delay"},
@@ -112,6 +111,20 @@ TEST(Arbiter, SaysWhatTheEngineCannotGive) {
     EXPECT_EQ(code_of([&] { arbitrate(stack); }), Code::kUnsupported) << expected;
     EXPECT_EQ(refusal(stack).find(expected), 0u) << refusal(stack);
   }
+}
+
+TEST(Arbiter, PacketFiltersStandBehindOneAnother) {
+  EXPECT_EQ(refusal({layer("a", {{"network", "drop"}}), layer("b", {{"network", "hold"}}), layer("c", {{"network", "see"}}),
+                     layer("d", {{"network", "drop"}})}),
+            "granted");
+}
+
+TEST(Arbiter, OnlyPacketsWaitForALayer) {
+  Manifest closed = layer("a", {{"network", "see"}});
+  closed.policy = Policy::kFailClosed;
+  EXPECT_EQ(refusal({closed}), "granted");
+  closed.claims.network = NetworkClaim::kNone;
+  EXPECT_EQ(refusal({closed}).find("a claims fail-closed, which this engine cannot give"), 0u);
 }
 
 TEST(Arbiter, ALayerIsInAStackOnce) {

@@ -33,7 +33,7 @@ struct Resources {
   std::uint32_t budget_ms = 100;   // how long a call may take, and no longer than an epoch
 };
 
-// When it is late, dead or lies: the guest goes on without it, or stands still until it is back.
+// When it is late, dead or lies: the guest's packets pass without it, or go nowhere until it is back. The guest itself never waits.
 enum class Policy { kFailOpen, kFailClosed };
 
 struct Manifest {

@@ -19,7 +19,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const Arbitration out = arbitrate(std::vector{built_in("checkpoint"), manifest});
     // What no layer of a third party gets.
     const Claims& granted = out.grants.at(1).claims;
-    if (granted.restore || granted.has(MemoryAccess::kWrite) || granted.vcpu > VcpuClaim::kRead || granted.disk != DiskClaim::kNone)
+    if (granted.restore || granted.has(MemoryAccess::kWrite) || granted.vcpu > VcpuClaim::kRead || granted.disk != DiskClaim::kNone ||
+        granted.network > NetworkClaim::kDrop)
       __builtin_trap();
   } catch (const mhv::Error&) {
   }
