@@ -224,6 +224,7 @@ class Guest:
         self.uuid = str(uuid.uuid4())
         self.ip = f"10.55.0.{number}"
         self.mac = f"52:54:00:55:00:{number:02x}"
+        self.tap = f"tap-{self.name}"  # by name: what is left of a former one would be in the way
         self.folder = pathlib.Path(folder) / self.name
         self.folder.mkdir(parents=True)
         self.folder.chmod(0o777)
@@ -303,6 +304,7 @@ class Guest:
     <interface type='bridge'>
       <mac address='{self.mac}'/>
       <source bridge='br0'/>
+      <target dev='{self.tap}'/>
       <model type='virtio'/>
       <driver name='qemu'/>
     </interface>
