@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "broker/process.h"
 #include "mhv.pb.h"
+#include "net/route.h"
 #include "net/tap.h"
 #include "net/tap_swap.h"
 
@@ -24,6 +25,14 @@ bool has_tap(const broker::QemuProcess& process, const std::string& tap, const n
     if (inside && net::same_namespace(facts->net.get(), inside->net.get())) return true;
   }
   return false;
+}
+
+// Unplugged: QEMU has closed it, and what is left stands in its place.
+bool is_gone(const std::string& tap, const net::Namespaces& namespaces) {
+  const std::optional<net::Link> here = net::RouteSocket::here().find(tap);
+  if (here && here->kind == "tun") return false;
+  std::optional<net::Namespaces::Inside> inside = namespaces.find(tap);
+  return !inside || !net::RouteSocket(std::move(inside->netlink)).find(tap);
 }
 
 void check_name(const std::string& tap) {
@@ -49,7 +58,7 @@ void Answers::undo(int pid, std::uint64_t start_time, const std::string& tap) {
   check_name(tap);
   const std::lock_guard lock(swapping_);
   try {
-    if (!has_tap(broker::QemuProcess(pid, start_time), tap, namespaces_)) throw_foreign(pid, tap);
+    if (!has_tap(broker::QemuProcess(pid, start_time), tap, namespaces_) && !is_gone(tap, namespaces_)) throw_foreign(pid, tap);
   } catch (const Error& e) {
     if (e.code() != Code::kGone) throw;  // what an ended guest left is nobody's
   }

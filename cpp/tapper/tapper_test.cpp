@@ -286,6 +286,17 @@ TEST_F(TapperTest, WhatAnEndedGuestLeftIsClearedAway) {
   EXPECT_TRUE(std::filesystem::is_empty(folder_->path() + "/netns"));
 }
 
+TEST_F(TapperTest, WhatAnUnpluggedTapLeftIsClearedAway) {
+  start("");
+  Qemu other(folder_->path(), "", "");
+  interpose();
+  EXPECT_EQ(code_of([&] { client_->undo_interpose(other.id.pid, other.id.start_time, "tap0"); }), Code::kPermission);
+  qemu_->kill();  // the tap goes with the descriptor, as when it is unplugged
+  client_->undo_interpose(other.id.pid, other.id.start_time, "tap0");
+  EXPECT_EQ(output_of("ip -o link | grep -c 'tap0\\|mhv'"), "0\n");
+  EXPECT_TRUE(std::filesystem::is_empty(folder_->path() + "/netns"));
+}
+
 TEST_F(TapperTest, ARealGuestThroughEverythingThatMayHappenToTheEngine) {
   const std::string images = guest_images();
   if (images.empty()) GTEST_SKIP() << "needs the test guest: devstack/guest/build";
