@@ -45,9 +45,9 @@ Found measure(const Config& config, bool in_vm) {
   const auto from = Clock::now();
   stack::Charter charter = stack::charter_of(package.manifest, "");
   charter.ready_in = 5min;
-  stack::RunningLayer layer(
-      std::move(channel.engine), charter, kHello, nullptr,
-      {[](const std::string&) {}, [](auto) {}, [](const std::string&) {}, [](const auto&) {}, [](const std::string&) {}});
+  stack::RunningLayer::Handlers handlers;
+  handlers.on_ready = handlers.on_event = handlers.on_end = [](const std::string&) {};
+  stack::RunningLayer layer(std::move(channel.engine), charter, kHello, nullptr, handlers);
   LayerUsers users;
   LayerProcesses processes(config, users);
   processes.start(package, 1, std::move(fds));

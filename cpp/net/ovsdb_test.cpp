@@ -158,10 +158,12 @@ TEST_F(OvsSwapTest, NothingPassesButThroughTheEngineAndThePortStaysTheSame) {
   EXPECT_FALSE(outside_->receive(0));
   {
     PacketPath path(std::move(engine[0]));
+    path.start();
     for (std::uint32_t i = 10; i < 110; ++i) ASSERT_EQ(outside_->receive(), i);
     expect_both_ways(200);
   }
   PacketPath path(std::move(swap().interpose("tap0")[0]));  // the next engine
+  path.start();
   expect_both_ways(300);
   swap().undo("tap0");
   expect_plain();
@@ -173,6 +175,7 @@ TEST_F(OvsSwapTest, KilledAtAnyStepASwapIsFinishedAndUndone) {
     const bool done = killed_at(step, [&](std::function<void()> at) { swap(std::move(at)).interpose("tap0"); });
     {
       PacketPath path(std::move(swap().interpose("tap0")[0]));
+      path.start();
       settle();
       expect_both_ways(100);
       EXPECT_EQ(path.mark().value, 1u);

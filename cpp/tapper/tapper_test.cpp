@@ -131,6 +131,7 @@ class Engine {
     if (pid_ != 0) return;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     PacketPath path(std::move(eq0));
+    path.start();
     for (;;) ::pause();
   }
   Engine(const Engine&) = delete;
