@@ -138,6 +138,7 @@ def test_what_is_held_goes_in_its_order(engine, guest):
         lab.wait_until("the replies", lambda: len(out.echoes) >= 5)
         assert out.echoes == [1, 2, 3, 4, 5]
     mode(engine, guest, "pass")
+    ask(engine, guest, GATE, "release")  # what came in between, and keeps back all behind it
     guest.ask("status")
 
 
