@@ -138,8 +138,7 @@ void confine(const Options& options, std::uint64_t mapped_bytes) {
 }
 
 [[noreturn]] void reap_until_end_of(pid_t layer) {
-  filter_system_calls(false);
-  close_from(kFirstDescriptor);  // and the layer goes on
+  close_from(kFirstDescriptor);
   for (;;) {
     int status = 0;
     const pid_t ended = ::wait(&status);
@@ -176,6 +175,7 @@ void end_with_parent(const Fd& go) {
       take_identity();
       confine(options, mapped_bytes);
       end_with_parent(go.read);  // last of what changes credentials: that would undo it
+      filter_system_calls(false);
       reach(steps.confined.write);
     }
     reap_until_end_of(layer);
