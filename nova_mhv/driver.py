@@ -280,6 +280,9 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
     def migrate_disk_and_power_off(self, context, instance, *args, **kwargs):
         if not _has_services(instance):
             return super().migrate_disk_and_power_off(context, instance, *args, **kwargs)
+        why = self._why_it_stays(instance)
+        if why:
+            raise exception.InstanceFaultRollback(exception.ResizeError(reason=why))
         self._guests.let_go(instance.uuid)
         try:
             moved = super().migrate_disk_and_power_off(context, instance, *args, **kwargs)
@@ -304,6 +307,17 @@ class MHVDriver(libvirt_driver.LibvirtDriver):
             notices.chain_cut(context, instance, why, CONF.mhv.keep_checkpoints_on_delete)
 
     # ---- live migration
+
+    def check_can_live_migrate_source(self, context, instance, *args, **kwargs):
+        why = self._why_it_stays(instance) if _has_services(instance) else ""
+        if why:
+            raise exception.MigrationPreCheckError(reason=why)
+        return super().check_can_live_migrate_source(context, instance, *args, **kwargs)
+
+    def _why_it_stays(self, instance):
+        """A hold is its host's: elsewhere the server would have its network again."""
+        held = self._guests.network_hold(instance.uuid)
+        return held and f"its network is held by {held}: release it first (openstack server service call)"
 
     def check_can_live_migrate_destination(self, context, instance, *args, **kwargs):
         wanted = _wanted(instance)

@@ -130,6 +130,17 @@ class Guests:
                 )
         return None
 
+    def network_hold(self, uuid: str) -> str:
+        """Which of its services hold the guest's network, and why; "" when none does, or the engine does not say."""
+        try:
+            known = self._call("status", uuid)
+        except EngineFailure as failure:
+            if failure.code != "not-found":
+                LOG.warning("Server %s: whether its network is held is not known. %s", uuid, failure)
+            return ""
+        holds = [layer for guest in known for layer in guest["layers"] if layer["network_hold"]]
+        return ", ".join(f"{layer['name']} ({layer['network_hold']})" for layer in holds)
+
     def let_go(self, uuid: str) -> bool:
         """Detaches a guest that will be attached again, then with what was added to it."""
         try:

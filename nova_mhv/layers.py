@@ -42,7 +42,12 @@ _SHOWN_CHARS_MAX = 64
 # Of those that come with nova-mhv, where their manifests are not in a folder of the operator's.
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "checkpoint": {},
-    "integrity": {"properties": {"on_finding": {"enum": ["alert", "checkpoint", "rollback", "stop"]}, "epoch_ms": {"type": "integer"}}},
+    "integrity": {
+        "properties": {
+            "on_finding": {"enum": ["alert", "hold", "checkpoint", "rollback", "stop"]},
+            "epoch_ms": {"type": "integer"},
+        }
+    },
 }
 
 

@@ -41,6 +41,7 @@ std::string layer_text(const protocol::LayerStatus& layer) {
   out += ", " + std::to_string(layer.epochs()) + " epochs, " + std::to_string(layer.alerts()) + " alerts";
   if (layer.late() > 0) out += ", late " + std::to_string(layer.late()) + " times";
   if (layer.restarts() > 0) out += ", restarted " + std::to_string(layer.restarts()) + " times";
+  if (!layer.network_hold().empty()) out += ", holds the network (" + escaped(layer.network_hold()) + ")";
   return layer.message().empty() ? out : out + ": " + escaped(layer.message());
 }
 

@@ -258,6 +258,7 @@ void Guest::update_conf(const Domain& domain) {
 void Guest::act_on(const Domain& domain) {
   update_conf(domain);
   if (attachment_ && attachment_->process != domain.process) take_down("the guest's QEMU ended", false);
+  close_held_taps(domain);  // first, whatever keeps the engine from the guest
   bool wanted;
   bool again;
   {
@@ -432,6 +433,10 @@ void Guest::on_report(const protocol::WorkerReport& report, std::vector<Fd> fds)
       alerts_.push_back(report.alert());
       alerts_.back().set_number(next_alert_++);
       if (alerts_.size() > kAlertsMax) alerts_.pop_front();
+      return;
+    }
+    if (report.has_network_wish()) {
+      on_network_wish(report.network_wish());
       return;
     }
     if (report.has_status()) {

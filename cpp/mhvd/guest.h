@@ -117,8 +117,14 @@ class Guest {
   std::vector<protocol::LayerSpec> layer_specs(const protocol::ServiceOptions& options) const;
   // --- guest_network.cpp
   void settle_taps(const Domain& domain);
-  void leave_taps(WorkerProcess* worker);
+  void close_held_taps(const Domain& domain);
+  void leave_taps(WorkerProcess* worker, bool drop);
   void undo_taps();
+  bool is_held() const;
+  void on_network_wish(const protocol::NetworkWish& wish);
+  static void drop_holds(protocol::GuestConf& conf);
+  void show_holds(protocol::GuestStatus& out) const;
+  // --- guest_layers.cpp
   void serve_layers();
   void start_layer(const protocol::LayerStart& wish, std::vector<Fd> fds);
   void tell_worker(const protocol::LayerEnded& ended);

@@ -49,10 +49,10 @@ protocol::GuestStatus Guest::status() const {
     case Phase::kFailed: out.set_state("failed"); break;
     case Phase::kUp:
       if (out.state().empty()) out.set_state("attaching");
-      if (failure_) out.set_message(with_hint(*failure_));
-      return out;
+      break;
   }
-  out.set_message(failure_ ? with_hint(*failure_) : "");
+  if (failure_ || phase_ != Phase::kUp) out.set_message(failure_ ? with_hint(*failure_) : "");
+  show_holds(out);
   return out;
 }
 
@@ -75,6 +75,7 @@ void Guest::configure(const protocol::ServiceOptions& options) {
   std::unique_lock lock(mutex_);
   protocol::GuestConf conf = conf_;
   *conf.mutable_options() = options;
+  drop_holds(conf);
   save_guest_conf(config_.guest_dir(uuid_), conf);
   conf_ = std::move(conf);
   failure_.reset();

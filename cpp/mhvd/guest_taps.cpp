@@ -51,8 +51,9 @@ void GuestTaps::save() {
   replace_file(path_, std::as_bytes(std::span(text)));
 }
 
-GuestTaps::Change GuestTaps::interpose(const Domain& domain) {
-  const std::vector<std::string> taps = hypervisor_.taps(domain);
+// The record names all of the guest's taps, and those that it no longer has are put back.
+GuestTaps::Change GuestTaps::settle(const Domain& domain, std::vector<std::string>& taps) {
+  taps = hypervisor_.taps(domain);
   if (record_.process != *domain.process) undo();
   record_.process = *domain.process;
   Change out;
@@ -65,6 +66,12 @@ GuestTaps::Change GuestTaps::interpose(const Domain& domain) {
     if (std::ranges::find(record_.taps, tap) == record_.taps.end()) record_.taps.push_back(tap);
   }
   save();
+  return out;
+}
+
+GuestTaps::Change GuestTaps::interpose(const Domain& domain) {
+  std::vector<std::string> taps;
+  Change out = settle(domain, taps);
   std::vector<std::string> added;
   for (std::size_t nic = 0; nic < taps.size(); ++nic) {
     if (handed_over_.contains(taps[nic])) continue;
@@ -79,18 +86,33 @@ GuestTaps::Change GuestTaps::interpose(const Domain& domain) {
     added.push_back(taps[nic]);
   }
   handed_over_.insert(added.begin(), added.end());
+  closed_.clear();
   return out;
+}
+
+void GuestTaps::close(const Domain& domain) {
+  closed_.merge(handed_over_);
+  handed_over_.clear();
+  std::vector<std::string> taps;
+  settle(domain, taps);
+  for (const std::string& tap : taps) {
+    if (closed_.contains(tap)) continue;
+    hypervisor_.interpose(record_.process, tap);
+    closed_.insert(tap);
+  }
 }
 
 void GuestTaps::undo(const std::string& tap) {
   hypervisor_.undo_interpose(record_.process, tap);
   std::erase(record_.taps, tap);
+  closed_.erase(tap);
   save();
 }
 
 void GuestTaps::undo() {
   for (const std::string& tap : std::vector(record_.taps)) undo(tap);
   handed_over_.clear();
+  closed_.clear();
 }
 
 bool claims_network(const LayerRegistry& registry, const protocol::ServiceOptions& options) {

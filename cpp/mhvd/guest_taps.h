@@ -1,4 +1,4 @@
-// The taps of one guest that the engine stands at, by mhv-tapper: while one of its layers claims its network.
+// The taps of one guest that the engine stands at, by mhv-tapper: while one of its layers claims its network, or holds it.
 //
 // INVARIANT: a tap that may be swapped is in the guest's record, with the QEMU that it is of, from before it is swapped until it no longer
 // is. So whoever finds the record, after any end of mhvd, can put back what is of a QEMU that has ended, or of a guest that has no such
@@ -40,8 +40,11 @@ class GuestTaps {
   // The engine at each of the guest's NICs, and at none that it no longer has. What the worker has already is not asked for again. Throws
   // what Hypervisor throws; what was done until then is asked for again by the next call.
   Change interpose(const Domain& domain);
+  // The same with nobody at them: nothing passes, and no process has to live for that. The worker has left those that it had.
+  void close(const Domain& domain);
   // No worker has them any more: it ended, or was told to leave the guest.
   void taken_back() { handed_over_.clear(); }
+  bool at_worker() const { return !handed_over_.empty(); }
   // The old way for all of them. Throws, with what is left still in the record.
   void undo();
 
@@ -50,13 +53,15 @@ class GuestTaps {
   const ProcessId& process() const { return record_.process; }  // whose they are
 
  private:
+  Change settle(const Domain& domain, std::vector<std::string>& taps);
   void undo(const std::string& tap);
   void save();
 
   Hypervisor& hypervisor_;
   const std::string path_;
   TapRecord record_;
-  std::set<std::string> handed_over_;
+  std::set<std::string> handed_over_;  // to the worker
+  std::set<std::string> closed_;       // swapped, and nobody is at them
 };
 
 // One of these services is a layer that claims the network. A package that was taken away meanwhile claims nothing any more.

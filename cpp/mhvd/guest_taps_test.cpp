@@ -104,6 +104,35 @@ TEST_F(GuestTapsTest, TheRecordIsThereFirstAndGoesLast) {
   EXPECT_EQ(host_.record_of(), "");
 }
 
+TEST_F(GuestTapsTest, ClosedOnesAreSwappedAndNobodys) {
+  GuestTaps taps(host_, path_);
+  host_.nics = {"tap0"};
+  taps.interpose(domain());
+  host_.nics = {"tap0", "tap1"};
+  host_.take();
+  EXPECT_TRUE(taps.at_worker());
+  taps.close(domain());
+  EXPECT_FALSE(taps.at_worker());
+  EXPECT_THAT(host_.take(), ElementsAre("+tap1 of 7"));  // the worker's is swapped already
+  taps.close(domain());
+  EXPECT_THAT(host_.take(), IsEmpty());
+  EXPECT_EQ(host_.record_of(), "7 70\ntap0\ntap1\n");
+  EXPECT_THAT(added(taps.interpose(domain())), ElementsAre("tap0", "tap1"));
+  taps.close(domain(8));
+  EXPECT_THAT(host_.take(), ElementsAre("+tap0 of 7", "+tap1 of 7", "-tap0 of 7", "-tap1 of 7", "+tap0 of 8", "+tap1 of 8"));
+}
+
+TEST_F(GuestTapsTest, WhatCouldNotBeClosedIsTriedAgain) {
+  GuestTaps taps(host_, path_);
+  host_.refuses = "tap1";
+  EXPECT_EQ(code_of([&] { taps.close(domain()); }), Code::kUnsupported);
+  EXPECT_EQ(host_.record_of(), "7 70\ntap0\ntap1\n");
+  host_.refuses.clear();
+  host_.take();
+  taps.close(domain());
+  EXPECT_THAT(host_.take(), ElementsAre("+tap1 of 7"));
+}
+
 TEST_F(GuestTapsTest, NicsComeAndGo) {
   GuestTaps taps(host_, path_);
   taps.interpose(domain());

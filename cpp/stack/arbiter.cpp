@@ -33,8 +33,6 @@ void check_available(const Manifest& layer) {
   }
   refuse_if(claims.disk >= DiskClaim::kDelay, layer, "disk delay", "no part of it stands in the way of a guest's disks");
   refuse_if(claims.network >= NetworkClaim::kInject, layer, "network inject", "only what the guest sends or is sent goes through it");
-  refuse_if(claims.actions.contains(Action::kHold) || claims.actions.contains(Action::kRelease), layer, "the action hold or release",
-            "a layer holds by its verdicts alone");
   refuse_if(layer.policy == Policy::kFailClosed && claims.network == NetworkClaim::kNone, layer, "fail-closed",
             "of a guest, its packets alone wait for a layer, and it does not claim the network");
   if (layer.built_in) return;

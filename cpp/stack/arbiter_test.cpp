@@ -102,7 +102,6 @@ TEST(Arbiter, SaysWhatTheEngineCannotGive) {
       {{{"vcpu", "pause"}}, "x claims vcpu pause or set"},
       {{{"vcpu", "set"}}, "x claims vcpu pause or set"},
       {{{"network", "inject"}}, "x claims network inject"},
-      {{{"actions", {"hold"}}}, "x claims the action hold or release"},
       {{{"disk", "see"}}, "x claims disk see"},
       {{{"disk", "delay"}}, "x claims disk delay"},
   };

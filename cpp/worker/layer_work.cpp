@@ -38,6 +38,12 @@ void Worker::act_for_layer(const std::string& layer, const stack::RunningLayer::
       protocol::Request request;
       request.mutable_checkpoint_restore()->set_id(newest_before(wish.before_ns));
       restore(request);
+    } else if (wish.action == "hold" || wish.action == "release") {  // mhvd does it, for it outlives a worker
+      protocol::WorkerReport out;
+      out.mutable_network_wish()->set_layer(layer);
+      out.mutable_network_wish()->set_hold(wish.action == "hold");
+      out.mutable_network_wish()->set_reason(wish.reason);
+      control_.send(out);
     } else {  // "pause" or "stop": until somebody lets it run
       live_->machine.stop();
       report("attached", fmt::format("stopped by layer {}: {}; \"virsh resume\" lets it run", layer, wish.reason));

@@ -171,9 +171,22 @@ void PacketWork::add(const protocol::WorkerTap& tap, ring::Direction direction, 
   paths_.push_back(std::move(path));
 }
 
-void PacketWork::remove(const std::string& tap, Retired& retired) {
+// Nothing is read or written any more, and what is queued goes nowhere.
+void PacketWork::shut(Path& path, Retired& retired) {
+  for (Slot& slot : path.slots) {
+    count(path, slot, past_[slot.charter.name]);
+    routes_.erase(slot.filter->number());
+    retired.push_back(std::move(slot.filter));
+  }
+  path.path.reset();
+  path.slots.clear();
+}
+
+void PacketWork::remove(const std::string& tap, Queued queued, Retired& retired) {
   for (const auto& path : paths_) {
-    while (path->tap == tap && !path->slots.empty()) detach(*path, path->slots.size() - 1, retired);
+    if (path->tap != tap) continue;
+    if (queued == Queued::kDropped) shut(*path, retired);
+    while (!path->slots.empty()) detach(*path, path->slots.size() - 1, retired);
   }
   std::erase_if(paths_, [&](const auto& path) { return path->tap == tap; });
 }
@@ -181,9 +194,9 @@ void PacketWork::remove(const std::string& tap, Retired& retired) {
 void PacketWork::change_taps(const protocol::WorkerTaps& taps, std::vector<Fd> fds) {
   Retired retired;
   const std::lock_guard lock(mutex_);
-  for (const std::string& name : taps.removed()) remove(name, retired);
+  for (const std::string& name : taps.removed()) remove(name, taps.drop() ? Queued::kDropped : Queued::kByPolicy, retired);
   for (const protocol::WorkerTap& tap : taps.added()) {
-    remove(tap.name(), retired);
+    remove(tap.name(), Queued::kByPolicy, retired);
     add(tap, ring::Direction::kFromGuest, take_descriptor(fds, tap.from_guest_fd()), retired);
     add(tap, ring::Direction::kToGuest, take_descriptor(fds, tap.to_guest_fd()), retired);
     spdlog::info("packets of tap {} go by way of {} layers", tap.name(), stack_.size());
@@ -193,7 +206,7 @@ void PacketWork::change_taps(const protocol::WorkerTaps& taps, std::vector<Fd> f
 void PacketWork::remove_all_taps() {
   Retired retired;
   const std::lock_guard lock(mutex_);
-  while (!paths_.empty()) remove(std::string(paths_.front()->tap), retired);
+  while (!paths_.empty()) remove(std::string(paths_.front()->tap), Queued::kByPolicy, retired);
 }
 
 // ---------------------------------------------------------------- figures

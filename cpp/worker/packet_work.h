@@ -61,9 +61,10 @@ class PacketWork {
     std::string tap;
     std::uint32_t nic = 0;
     ring::Direction direction{};
+    std::vector<Slot> slots;  // as in the path, which asks them until it ends
     std::unique_ptr<net::PacketPath> path;
-    std::vector<Slot> slots;  // as in the path
   };
+  enum class Queued { kByPolicy, kDropped };
   struct Route {
     net::PacketPath* path;
     net::FilterId id;
@@ -75,7 +76,8 @@ class PacketWork {
   void replace(const std::string& name, const std::shared_ptr<stack::RunningLayer>& running);
   void arrange(Path& path, Retired& retired);
   void add(const protocol::WorkerTap& tap, ring::Direction direction, Fd fd, Retired& retired);
-  void remove(const std::string& tap, Retired& retired);
+  void shut(Path& path, Retired& retired);
+  void remove(const std::string& tap, Queued queued, Retired& retired);
   void count(const Path& path, const Slot& slot, Counts& into) const;
 
   mutable std::mutex mutex_;

@@ -254,6 +254,27 @@ TEST_F(PacketWorkTest, WhatALayerHasWhenItEndsIsDecidedByItsPolicy) {
   }
 }
 
+TEST_F(PacketWorkTest, OfATapThatIsShutNothingGoesOn) {
+  work_.configure({kOpen});
+  add_tap();
+  FakeLayer layer(work_, kOpen);
+  layer.be_ready();
+  send("abc");
+  EXPECT_EQ(layer.shown(3), "abc");
+  layer.decide(1, Decision::kHold);
+  protocol::WorkerTaps shut;
+  shut.add_removed("tap0");
+  shut.set_drop(true);
+  work_.change_taps(shut, {});
+  layer.decide(1, Decision::kPass);  // to nobody
+  char c = 0;
+  EXPECT_EQ(::recv(ends_[kOut].get(), &c, 1, 0), 0);  // the end, and nothing before it
+  EXPECT_EQ(work_.counts("open").packets, 3u);
+  add_tap();
+  send("d");
+  EXPECT_EQ(layer.shown(1), "d");
+}
+
 TEST_F(PacketWorkTest, WhoIsLateIsDecidedForByItsPolicy) {
   stack::Charter charter = kOpen;
   charter.budget = 5ms;

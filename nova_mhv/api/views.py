@@ -84,13 +84,19 @@ def services(found: dict[str, Any], flavor_services: Collection[str]) -> list[di
                 "name": name,
                 "source": "flavor" if name in flavor_services else "added",
                 "state": layer.get("state", found["state"]),
-                "message": layer.get("message", ""),
+                "message": _message(layer),
                 "version": layer.get("version", ""),
                 "configuration": json.loads(configuration) if configuration else {},
                 **{count: layer.get(count, 0) for count in ("restarts", "epochs", "alerts", "late")},
             }
         )
     return shown
+
+
+def _message(layer: dict[str, Any]) -> str:
+    hold = layer.get("network_hold")
+    held = f"holds the network: {hold}" if hold else ""
+    return "; ".join(part for part in (held, layer.get("message", "")) if part)
 
 
 def _disk(found: dict[str, Any]) -> dict[str, Any]:

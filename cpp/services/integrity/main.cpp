@@ -39,8 +39,12 @@ class Integrity : public sdk::Layer {
   }
 
   sdk::Json on_request(const std::string& method, const sdk::Json&) override {
-    if (method != "findings" && method != "status") {
-      throw Error(Code::kInvalid, "integrity has no method " + method, "it has: findings, status");
+    if (method != "findings" && method != "status" && method != "release") {
+      throw Error(Code::kInvalid, "integrity has no method " + method, "it has: findings, release, status");
+    }
+    if (method == "release") {
+      ask(sdk::Action::kRelease, "somebody asked for it");
+      return {{"released", true}};
     }
     if (method == "findings") return findings_json();
     if (!checker_) return {{"measured", false}, {"reason", waits_}};
@@ -98,6 +102,7 @@ class Integrity : public sdk::Layer {
   }
 
   void act(const std::string& news) {
+    if (on_finding_ == "hold") ask(sdk::Action::kHold, news);
     if (on_finding_ == "checkpoint") ask(sdk::Action::kCheckpoint, news);
     if (on_finding_ == "rollback") ask(sdk::Action::kRollback, news, clean_ns_);
     if (on_finding_ == "stop") ask(sdk::Action::kStop, news);

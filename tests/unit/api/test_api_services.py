@@ -18,7 +18,9 @@ from conftest import fault
 from fake_engine import error
 from keystoneauth1 import exceptions as ks_exceptions
 
-HOLD = {"on_finding": "stop"}
+from nova_mhv.api import views
+
+HOLD = {"on_finding": "hold"}
 
 
 def add(cloud, name="integrity", **more):
@@ -50,6 +52,13 @@ def test_add_show_list_remove(cloud):
     removed = cloud.ask("DELETE", cloud.path("services", "integrity"))
     assert removed.status_int == 204 and removed.body == b""
     assert fault(cloud.ask("GET", cloud.path("services", "integrity")))[0] == 404
+
+
+def test_a_service_that_holds_the_network_says_so():
+    layer = {"name": "integrity", "state": "ready", "message": "late", "network_hold": "kernel_text x"}
+    found = {"state": "attached", "options": {"services": ["integrity"]}, "layers": [layer]}
+    (shown,) = views.services(found, ())
+    assert shown["message"] == "holds the network: kernel_text x; late"
 
 
 def test_adding_again_changes_the_configuration(cloud):

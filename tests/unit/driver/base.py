@@ -69,6 +69,7 @@ class FakeEngine:
         self.guests[guest] = {
             "uuid": guest,
             "state": "attached",
+            "layers": [],
             "options": {
                 "services": services,
                 "checkpoint_interval_s": interval_s,

@@ -409,6 +409,21 @@ class LiveMigrationTest(base.DriverTestCase):
         self.spawn(self.server)
         self.engine.calls.clear()
 
+    def test_one_whose_network_is_held_stays_where_the_hold_is(self):
+        layers = [{"name": "other", "network_hold": ""}, {"name": "integrity", "network_hold": "kernel_text x"}]
+        self.engine.guests[self.server.uuid]["layers"] = layers
+        with mock.patch.object(libvirt_driver.LibvirtDriver, "check_can_live_migrate_source") as check:
+            refused = self.assertRaises(exception.MigrationPreCheckError, self.driver.check_can_live_migrate_source,
+                                        self.context, self.server, {})  # fmt: skip
+            self.assertIn("held by integrity (kernel_text x): release it first", str(refused))
+            self.assertRaises(exception.InstanceFaultRollback, self.driver.migrate_disk_and_power_off,
+                              self.context, self.server, "dest", self.server.flavor, [])  # fmt: skip
+            self.assertNotIn("detach", self.engine.names())
+            check.assert_not_called()
+            layers.pop()
+            self.driver.check_can_live_migrate_source(self.context, self.server, {})
+            check.assert_called_once()
+
     def test_a_destination_without_the_service_is_refused(self):
         self.engine.capabilities = []
         self.driver._mhv_capabilities._asked = None
