@@ -9,14 +9,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <cstring>
+#include <ctime>
+#include <fstream>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
-#include "jail/cgroup.h"
+#include "jail/cpu_share.h"
 #include "jail/filter_sys.h"
 #include "jail/identity_sys.h"
 #include "jail/jail.h"
@@ -236,11 +241,53 @@ bool read_output(const Fd& pipe, Output& output) {
   return length > 0 || (length < 0 && (errno == EINTR || errno == EAGAIN));
 }
 
+// Stops the layer's process whenever it has used its share of the processor. Init only reaps.
+class Throttle {
+ public:
+  Throttle(pid_t init, std::uint32_t percent)
+      : children_(fmt::format("/proc/{0}/task/{0}/children", init)),
+        share_(percent, std::thread::hardware_concurrency(), CpuShare::Clock::now()) {}
+
+  // Returns when to call it again.
+  CpuShare::Clock::duration look() {
+    if (!process_ && !find()) return kNotThereYet;
+    timespec used{};
+    if (::clock_gettime(clock_, &used) != 0) return kNotThereYet;  // it has ended, and init is about to
+    const CpuShare::Verdict now =
+        share_.look(std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec), CpuShare::Clock::now());
+    if (now.stop != stopped_) ::syscall(SYS_pidfd_send_signal, process_.get(), now.stop ? SIGSTOP : SIGCONT, nullptr, 0);
+    if (now.stop && !told_) spdlog::warn("the layer has used its share of the processor, and stands still now and then");
+    stopped_ = now.stop;
+    told_ |= stopped_;
+    return now.look_again;
+  }
+
+ private:
+  static constexpr auto kNotThereYet = std::chrono::milliseconds(10);
+
+  bool find() {
+    pid_t layer = 0;
+    if (!(std::ifstream(children_) >> layer) || ::clock_getcpuclockid(layer, &clock_) != 0) return false;
+    process_ = Fd::own(static_cast<int>(::syscall(SYS_pidfd_open, layer, 0)));
+    return static_cast<bool>(process_);
+  }
+
+  const std::string children_;
+  CpuShare share_;
+  Fd process_;
+  clockid_t clock_{};
+  bool stopped_ = false, told_ = false;
+};
+
+int milliseconds_of(CpuShare::Clock::duration time) {
+  return static_cast<int>(std::min<std::int64_t>(std::chrono::ceil<std::chrono::milliseconds>(time).count(), 60'000));
+}
+
 // Until the layer's init or mhv-jail's parent has ended.
-void attend(const Fd& init, const Fd& parent, Fd pipe, Output& output) {
+void attend(const Fd& init, const Fd& parent, Fd pipe, Output& output, Throttle& throttle) {
   std::array<pollfd, 3> watched = {{{init.get(), POLLIN, 0}, {parent.get(), POLLIN, 0}, {pipe.get(), POLLIN, 0}}};
   for (;;) {
-    if (::poll(watched.data(), watched.size(), -1) < 0) {
+    if (::poll(watched.data(), watched.size(), milliseconds_of(throttle.look())) < 0) {
       if (errno == EINTR) continue;
       throw_errno("cannot wait for the layer");
     }
@@ -259,17 +306,16 @@ int run(const Options& options) {
   fill_standard_descriptors();
   const std::uint64_t mapped_bytes = check_descriptors(options);
   const Fd parent = open_process(::getppid());
-  Cgroup cgroup(options);
   Pipe go = make_pipe(), said = make_pipe();
   Inside layer([&] { inside(options, mapped_bytes, go, said.write); });
   for (int fd = kFirstDescriptor; fd < kFirstDescriptor + static_cast<int>(options.descriptors); ++fd) ::close(fd);
   said.write.close();
   map_identity(layer.pid(), options.uid);
-  cgroup.add(layer.pid());
   write_all(go.write.get(), std::as_bytes(std::span("g", 1)), "pipe");
   Output output([](const std::string& line) { spdlog::info("layer: {}", line); }, Output::Clock::now());
   const Fd init = open_process(layer.pid());
-  attend(init, parent, std::move(said.read), output);
+  Throttle throttle(layer.pid(), options.cpu_percent);
+  attend(init, parent, std::move(said.read), output, throttle);
   output.finish();
   ::kill(layer.pid(), SIGKILL);  // when it is the parent that has ended
   return layer.wait();

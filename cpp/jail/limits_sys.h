@@ -1,4 +1,4 @@
-// How much a layer may use, where there is no cgroup to say it as well.
+// How much memory, and how many threads and files, a layer may use: limits of its one process.
 #pragma once
 
 #include <cstdint>

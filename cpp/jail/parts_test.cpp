@@ -5,7 +5,7 @@
 
 #include "base/fd.h"
 #include "base/temp_folder_test.h"
-#include "jail/cgroup.h"
+#include "jail/cpu_share.h"
 #include "jail/output.h"
 #include "jail/subordinate.h"
 
@@ -57,22 +57,22 @@ TEST_F(OutputTest, DropsWhatComesTooFastAndSaysSo) {
   EXPECT_NE(lines_.back().find("later"), std::string::npos);
 }
 
-TEST(CgroupTest, WritesTheLimits) {
-  const TempFolder folder;
-  Options options;
-  options.cgroup = folder.path();
-  options.uid = 7;
-  options.memory_mib = 64;
-  options.cpu_percent = 50;
-  options.pids = 8;
-  const std::string group = folder.file("layer-7");
-  std::filesystem::create_directory(group);
-  for (const char* file : {"memory.max", "memory.swap.max", "pids.max", "cpu.max", "cgroup.kill"}) std::ofstream(group + "/" + file) << "";
-  const Cgroup cgroup(options);
-  EXPECT_EQ(read_file(group + "/memory.max", 100), "67108864");
-  EXPECT_EQ(read_file(group + "/memory.swap.max", 100), "0");
-  EXPECT_EQ(read_file(group + "/pids.max", 100), "9");
-  EXPECT_EQ(read_file(group + "/cpu.max", 100), "50000 100000");
+using namespace std::chrono_literals;
+
+TEST(CpuShareTest, StopsWhoUsesMoreAndLetsItGoOn) {
+  CpuShare::Clock::time_point now{};
+  CpuShare share(50, 2, now);
+  auto verdict = share.look(0s, now);
+  EXPECT_FALSE(verdict.stop);
+  EXPECT_EQ(verdict.look_again, 2500ms);  // two threads may have used five seconds by then
+  verdict = share.look(5s, now += 2500ms);
+  EXPECT_FALSE(verdict.stop);
+  verdict = share.look(8s, now += 1500ms);
+  EXPECT_TRUE(verdict.stop);
+  EXPECT_EQ(verdict.look_again, 4520ms);  // 2.25 s too many, and 10 ms to go on with
+  EXPECT_TRUE(share.look(8s, now += 4500ms).stop);
+  EXPECT_FALSE(share.look(8s, now += 20ms).stop);
+  EXPECT_EQ(share.look(8s, now += 1h).look_again, 2500ms);  // what is not used is not kept for ever
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ JailedProgram in_process(const std::string& python, const LayerPackage& package,
   std::vector<std::string> options = {"--package", package.folder, "--program", package.manifest.program};
   std::error_code error;
   if (std::filesystem::is_directory(python, error)) options.insert(options.end(), {"--python-path", python});
-  return {std::move(options), package.manifest.resources.memory_mib, {}, std::move(fds)};
+  return {std::move(options), package.manifest.resources.memory_mib, package.manifest.resources.cpu_percent, {}, std::move(fds)};
 }
 
 JailedProgram program_of(const Config& config, const LayerPackage& package, std::vector<Fd> fds) {
@@ -38,12 +38,11 @@ JailedProgram program_of(const Config& config, const LayerPackage& package, std:
                                                   : in_process(config.layer_python, package, std::move(fds));
 }
 
-std::unique_ptr<stack::LayerProcess> run_in_jail(const Config& config, const LayerPackage& package, uid_t user,
-                                                 const JailedProgram& program) {
+std::unique_ptr<stack::LayerProcess> run_in_jail(const Config& config, uid_t user, const JailedProgram& program) {
   std::vector<std::string> words = program.options;
   words.insert(words.end(), {"--uid", std::to_string(user), "--memory-mib", std::to_string(program.memory_mib), "--cpu-percent",
-                             std::to_string(package.manifest.resources.cpu_percent), "--pids", std::to_string(kProcessesMax),
-                             "--descriptors", std::to_string(program.fds.size()), "--"});
+                             std::to_string(program.cpu_percent), "--pids", std::to_string(kProcessesMax), "--descriptors",
+                             std::to_string(program.fds.size()), "--"});
   words.insert(words.end(), program.arguments.begin(), program.arguments.end());
   return std::make_unique<stack::LayerProcess>(config.jail, words, program.fds);
 }
@@ -90,7 +89,7 @@ void LayerProcesses::start(const LayerPackage& package, std::uint64_t generation
   if (const auto old = running_.find(package.manifest.name); old != running_.end()) drop(old);
   const uid_t user = users_.take();
   try {
-    running_[package.manifest.name] = {generation, user, run_in_jail(config_, package, user, program)};
+    running_[package.manifest.name] = {generation, user, run_in_jail(config_, user, program)};
   } catch (...) {
     users_.give_back(user);
     throw;
@@ -105,7 +104,7 @@ void test_jail(const Config& config, LayerUsers& users, const LayerPackage& pack
   const uid_t user = users.take();
   std::string ended;
   try {
-    const auto process = run_in_jail(config, package, user, program);
+    const auto process = run_in_jail(config, user, program);
     pollfd polled{process->pidfd(), POLLIN, 0};
     ended = ::poll(&polled, 1, kTestMs) == 1 ? process->reap() : "it does not end";
   } catch (...) {

@@ -16,8 +16,9 @@ namespace {
 
 constexpr std::size_t kImageMax = 256 << 20;  // of each file
 constexpr std::uint32_t kLinuxMib = 96;
-constexpr std::uint32_t kTranslatedMib = 32;  // code that QEMU makes
-constexpr std::uint32_t kQemuMib = 192;       // QEMU's own
+constexpr std::uint32_t kTranslatedMib = 32;    // code that QEMU makes
+constexpr std::uint32_t kQemuMib = 192;         // QEMU's own
+constexpr std::uint32_t kMachinePercent = 100;  // of a processor, at least: it has one, and boots
 constexpr unsigned kFirstSlot = 3, kLastSlot = 0x1e;
 constexpr int kFirstDescriptor = 3;
 
@@ -124,6 +125,7 @@ JailedProgram in_machine(const std::string& image, const LayerPackage& package, 
   arguments.insert(arguments.end(), devices.arguments().begin(), devices.arguments().end());
   return {{"--machine", "--program", "/usr/bin/qemu-system-x86_64"},
           machine_mib + kTranslatedMib + kQemuMib,
+          std::max(kMachinePercent, package.manifest.resources.cpu_percent),
           std::move(arguments),
           std::move(fds)};
 }

@@ -17,6 +17,7 @@ namespace mhv::mhvd {
 struct JailedProgram {
   std::vector<std::string> options;  // that say which program
   std::uint32_t memory_mib = 0;
+  std::uint32_t cpu_percent = 0;
   std::vector<std::string> arguments;  // of the program
   std::vector<Fd> fds;                 // that it has, from 3 on
 };

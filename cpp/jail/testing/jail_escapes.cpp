@@ -135,6 +135,14 @@ long wait_for_ever(const Arguments&) {
   for (;;) ::pause();
 }
 
+long burn(const Arguments&) {
+  std::printf("ready\n");
+  std::fflush(stdout);
+  while (::getppid() >= 0) {
+  }
+  return 0;
+}
+
 long become(const Arguments& arguments) {
   std::string second = arguments[1];
   std::array<char*, 3> argv = {const_cast<char*>(arguments[0].c_str()), second.data(), nullptr};
@@ -254,6 +262,7 @@ const std::map<std::string, std::function<long(const Arguments&)>> kAttempts = {
     {"descriptors", descriptors},
     {"who", who},
     {"wait", wait_for_ever},
+    {"burn", burn},
     {"flood", flood},
 };
 
