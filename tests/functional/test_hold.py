@@ -13,17 +13,6 @@ def hold_reason(engine, guest):
     return layers(engine, guest)[INTEGRITY].get("network_hold", "")
 
 
-def tamper(engine, guest):
-    """What no processor runs into."""
-    wait_for_checks(engine, guest, 3)
-    guest.suspend()
-    kernel = Kernel(engine, guest)
-    _, places = read_only_data(kernel)
-    for at, data in places:
-        kernel.write(at, data)
-    guest.host.virsh("resume", guest.name)
-
-
 def assert_shut(guest):
     with Sniffer(guest) as out:
         ping(guest, 5)
@@ -39,10 +28,30 @@ def watched(make_guest, engine):
 
 
 @pytest.fixture
-def held(engine, watched):
+def tamper(engine, watched):
+    """Changes what no processor runs into, and at the end puts it back: others get this guest."""
+    saved = []
+
+    def change():
+        wait_for_checks(engine, watched, 3)
+        watched.suspend()
+        kernel = Kernel(engine, watched)
+        ((at, data),) = read_only_data(kernel)[1]
+        saved.append((watched.pid, kernel, at, kernel.read(at, len(data))))
+        kernel.write(at, data)
+        watched.host.virsh("resume", watched.name)
+
+    yield change
+    for pid, kernel, at, data in saved:
+        if pid == watched.pid:
+            kernel.write(at, data)
+
+
+@pytest.fixture
+def held(engine, watched, tamper):
     assert hold_reason(engine, watched) == ""
     watched.ask("status")
-    tamper(engine, watched)
+    tamper()
     lab.wait_until("its network to be held", lambda: netns(watched.host) == [watched.tap] and is_silent(watched))
     return watched
 
@@ -54,13 +63,13 @@ def release(engine, guest):
     guest.ask("status")
 
 
-def test_a_connection_waits_until_it_is_released(engine, host, watched):
+def test_a_connection_waits_until_it_is_released(engine, host, watched, tamper):
     with host.connect(watched.ip, 7000, 10) as link:
         link.settimeout(120)
         answers = link.makefile("rb")
         link.sendall(b"status\n")
         assert answers.readline().startswith(b"ok")
-        tamper(engine, watched)
+        tamper()
         lab.wait_until("its network to be held", lambda: netns(host) == [watched.tap] and is_silent(watched))
         assert "kernel_rodata" in hold_reason(engine, watched)
         link.sendall(b"status\n")
@@ -100,7 +109,7 @@ def test_it_outlives_the_guests_next_start(engine, host, held):
     held.wait_answer()
 
 
-def test_what_another_layer_keeps_goes_nowhere(engine, host, watched):
+def test_what_another_layer_keeps_goes_nowhere(engine, host, watched, tamper):
     engine.call("service", "add", watched.name, GATE)
     wait_ready(engine, watched, GATE)
     watched.ask("status")
@@ -108,7 +117,7 @@ def test_what_another_layer_keeps_goes_nowhere(engine, host, watched):
     ping(watched, 3)
     lab.wait_until("three to be kept", lambda: ask(engine, watched, GATE, "counts")["held"] >= 3)
     with Sniffer(watched) as out:
-        tamper(engine, watched)
+        tamper()
         lab.wait_until("its network to be held", lambda: hold_reason(engine, watched))
         ask(engine, watched, GATE, "mode", {"mode": "pass"})
         lab.wait_until("the packets to be gone", lambda: ask(engine, watched, GATE, "release") >= 0 and is_silent(watched))
@@ -120,10 +129,10 @@ def test_what_another_layer_keeps_goes_nowhere(engine, host, watched):
     watched.assert_whole()
 
 
-def test_what_cannot_be_held_is_told_and_tried_again(engine, host, watched):
+def test_what_cannot_be_held_is_told_and_tried_again(engine, host, watched, tamper):
     host.run("ip", "link", "set", watched.tap, "nomaster")
     try:
-        tamper(engine, watched)
+        tamper()
         lab.wait_until("it to be told", lambda: "held, and is not" in engine.status(watched.name).get("message", ""))
     finally:
         host.run("ip", "link", "set", watched.tap, "master", "br0")

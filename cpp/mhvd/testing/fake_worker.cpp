@@ -5,6 +5,7 @@
 //                     name "layer"   asks for a process of the layer "echo", with the memory of block 0, then as anything else; of
 //                                    its end the message says why
 //                     name "alert"   alerts, then as anything else
+//                     name "hold"    "echo" wants the network held, "release" released, then as anything else
 //                     name "pause"   says first that the guest stood still for 2 ms more
 //                     anything else  one progress, then a checkpoint of that name
 //   forget            of a guest named "unreadable" is answered as checkpoint_create of "broken" is
@@ -56,6 +57,14 @@ void alert() {
   report(out);
 }
 
+void wish(bool hold) {
+  protocol::WorkerReport out;
+  out.mutable_network_wish()->set_layer("echo");
+  out.mutable_network_wish()->set_hold(hold);
+  out.mutable_network_wish()->set_reason("something");
+  report(out);
+}
+
 void fail(std::uint64_t id, Code code, const std::string& message) {
   protocol::WorkerReport out;
   out.mutable_reply()->set_id(id);
@@ -75,6 +84,7 @@ void create(std::uint64_t id, const std::string& name) {
   if (name == "refuse") return fail(id, Code::kNoSpace, "full");
   if (name == "layer") start_layer();
   if (name == "alert") alert();
+  if (name == "hold" || name == "release") wish(name == "hold");
   protocol::WorkerReport out;
   if (name == "pause") {
     static std::uint64_t paused_us = 0;
