@@ -1,5 +1,6 @@
 #include "ctl/layer_run.h"
 
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
@@ -19,7 +20,17 @@ replay::Question question_of(const std::string& text) {
   return equals == std::string::npos ? replay::Question{text} : replay::Question{text.substr(0, equals), text.substr(equals + 1)};
 }
 
+// The module that a program in Python imports, where mhvd would take it from; the caller's own comes first.
+void offer_python() {
+  std::error_code error;
+  const auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "python";
+  if (!std::filesystem::is_directory(folder, error)) return;
+  const char* const own = std::getenv("PYTHONPATH");
+  ::setenv("PYTHONPATH", (own == nullptr ? folder.string() : std::string(own) + ":" + folder.string()).c_str(), 1);
+}
+
 int run_layer(Session& session, const Rehearsal& asked) {
+  offer_python();
   replay::Options options = asked.options;
   options.package = std::filesystem::absolute(options.package).string();
   for (const std::string& call : asked.calls) options.at_the_end.push_back(question_of(call));

@@ -114,10 +114,19 @@ def test_a_layer_beside_a_recorded_guest(engine, host, guest, tmp_path):
     engine.call("detach", guest.name)
     recording = tmp_path / "recording"
     host.run("cp", "-a", store(host, guest), recording)
-    said = host.run(host.bin / "mhvctl", "layer", "run", host.bin / "layers/introspection", "--replay", recording, "--call", "processes")
-    lines = [json.loads(line) for line in said.stdout.splitlines()]
-    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2]
-    assert lasting(lines[-1]["answer"]["result"]) == lasting(live)
+
+    def replay(package, *options):
+        said = host.run(host.bin / "mhvctl", "layer", "run", package, "--replay", recording, *options)
+        lines = [json.loads(line) for line in said.stdout.splitlines()]
+        assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2]
+        return lines
+
+    answer = replay(host.bin / "layers/introspection", "--call", "processes")[-1]["answer"]
+    assert lasting(answer["result"]) == lasting(live)
+    subprocess.run([host.bin / "mhvctl", "layer", "new", "mine", "--python"], cwd=tmp_path, check=True, capture_output=True)
+    lines = replay(tmp_path / "mine", "--configure", '{"alert_above_mib": 0}', "--call", "total", "--call", "kernel")
+    total, kernel = (line["answer"]["result"] for line in lines if "answer" in line)
+    assert total["bytes"] > 0 and kernel.startswith("Linux version")
     guest.assert_whole()
 
 
