@@ -17,20 +17,6 @@ using Json = nlohmann::ordered_json;
 using ::testing::ElementsAre;
 using ::testing::Field;
 
-constexpr std::uint64_t kGib = 1ull << 30;
-
-auto part(std::uint64_t start, std::uint64_t bytes) {
-  return ::testing::AllOf(Field(&RamPart::start, start), Field(&RamPart::bytes, bytes));
-}
-
-TEST(ArrangeRam, AsQemuDoes) {
-  EXPECT_THAT(arrange_ram("pc-i440fx-10.0", 512 << 20), ElementsAre(part(0, 512 << 20)));
-  EXPECT_THAT(arrange_ram("pc-i440fx-10.0", 4 * kGib), ElementsAre(part(0, 3 * kGib), part(4 * kGib, kGib)));
-  EXPECT_THAT(arrange_ram("pc-q35-9.2", 2 * kGib), ElementsAre(part(0, 2 * kGib)));
-  EXPECT_THAT(arrange_ram("pc-q35-9.2", 3 * kGib), ElementsAre(part(0, 2 * kGib), part(4 * kGib, kGib)));
-  EXPECT_EQ(code_of([] { arrange_ram("virt-10.0", kGib); }), Code::kUnsupported);
-}
-
 // Three checkpoints of a guest of 64 MiB, with a device's memory before it.
 class ReplayTest : public ::testing::Test {
  protected:
