@@ -30,6 +30,7 @@ struct Options {
   std::string reason = "operator";
   std::string marker;
   std::string file;
+  std::string format = "save";
   std::string disks_folder;
   std::string disks = "required";
   std::vector<std::string> services{"checkpoint"};
@@ -131,11 +132,13 @@ class Commands {
   int export_to() {
     const auto checkpoint = fetch();
     Progress progress(!json_);
-    const auto reply = export_image(session_.client(), options_.guest, options_.id, options_.file, std::ref(progress));
+    const bool elf = options_.format == "elf";
+    const auto format = elf ? protocol::EXPORT_ELF_CORE : protocol::EXPORT_SAVE_IMAGE;
+    const auto reply = export_image(session_.client(), options_.guest, options_.id, format, options_.file, std::ref(progress));
     if (!options_.disks_folder.empty()) export_disks(session_.client(), options_.guest, checkpoint.checkpoint(), options_.disks_folder);
     if (json_) return print(to_json(reply) + "\n");
     return print(bytes_text(reply.bytes()) + " written to " + options_.file +
-                 "; \"virsh restore\" takes it, with the disks at the same point\n");
+                 (elf ? ", with holes where memory is zero\n" : "; \"virsh restore\" takes it, with the disks at the same point\n"));
   }
   int verify() {
     Request request;
@@ -270,9 +273,14 @@ class CommandLine {
     with_id(add(group, "show", "one checkpoint in full", &Commands::show));
     with_id(add(group, "delete", "delete a checkpoint; its children stay whole", &Commands::remove));
     with_id(add(group, "restore", "take a guest back: memory, vCPUs, devices and disks together", &Commands::restore));
-    CLI::App& save = add(group, "export", "write a checkpoint as a file that plain \"virsh restore\" takes", &Commands::export_to);
+    CLI::App& save =
+        add(group, "export", "write a checkpoint as a file for plain \"virsh restore\", or for forensic tools", &Commands::export_to);
     with_id(save);
     save.add_option("--file", options_.file, "new file; an existing one is refused")->required();
+    save.add_option("--format", options_.format,
+                    "save, a libvirt save image; elf, an ELF core of memory and processors as volatility3, crash and gdb read it")
+        ->check(CLI::IsMember({"save", "elf"}))
+        ->capture_default_str();
     save.add_option("--disks", options_.disks_folder, "also write the disks of that point into this folder (qemu-img)");
     add(group, "verify", "read and check everything stored for a guest", &Commands::verify);
   }

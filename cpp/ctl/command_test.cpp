@@ -1,4 +1,4 @@
-// mhvctl's commands for layers, from the command line to what an mhvd that answers by a script was asked.
+// mhvctl's commands, from the command line to what an mhvd that answers by a script was asked.
 #include "ctl/command.h"
 
 #include <gtest/gtest.h>
@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -16,6 +17,8 @@
 
 namespace mhv::ctl {
 namespace {
+
+constexpr const char* kId = "11111111-2222-3333-4444-555555555555";
 
 struct Outcome {
   int status = 0;
@@ -119,6 +122,35 @@ TEST_F(CommandTest, ALayersErrorCannotCommandTheTerminal) {
   EXPECT_EQ(outcome.request.layer_call().arguments(), R"({"top":5})");
   EXPECT_EQ(outcome.status, 11);
   EXPECT_EQ(outcome.err, "mhvctl: no \\x1b[2J\n  -> try \\x1b[31m\n");
+}
+
+protocol::Reply checkpoint() {
+  protocol::Reply reply;
+  reply.mutable_checkpoint()->mutable_checkpoint()->set_id(kId);
+  return reply;
+}
+
+TEST_F(CommandTest, ExportsInTheFormatThatIsNamed) {
+  protocol::Reply exported;
+  exported.mutable_export_done()->set_bytes(4096);
+  const std::string file = folder() + "/core";
+  const Outcome outcome = run({"checkpoint", "export", "s1", kId, "--file", file.c_str(), "--format", "elf"}, {checkpoint(), exported});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.request.checkpoint_export().id(), kId);
+  EXPECT_EQ(outcome.request.checkpoint_export().format(), protocol::EXPORT_ELF_CORE);
+  EXPECT_TRUE(std::filesystem::exists(file));
+  EXPECT_EQ(outcome.out.find("virsh"), std::string::npos) << outcome.out;
+}
+
+TEST_F(CommandTest, ExportsASaveImageByDefaultAndLeavesNoFileBehindAFailure) {
+  protocol::Reply refused;
+  refused.mutable_error()->set_code(static_cast<std::uint32_t>(Code::kNoSpace));
+  const std::string file = folder() + "/image";
+  const Outcome outcome = run({"checkpoint", "export", "s1", kId, "--file", file.c_str()}, {checkpoint(), refused});
+  EXPECT_EQ(outcome.status, 10 + static_cast<int>(Code::kNoSpace));
+  EXPECT_EQ(outcome.request.checkpoint_export().format(), protocol::EXPORT_SAVE_IMAGE);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  EXPECT_EQ(run({"checkpoint", "export", "s1", kId, "--file", file.c_str(), "--format", "raw"}).status, 2);
 }
 
 TEST_F(CommandTest, AttachConfiguresServices) {

@@ -73,12 +73,13 @@ void copy_with_changes(client::Client& client, const std::string& guest, const s
 
 }  // namespace
 
-protocol::ExportReply export_image(client::Client& client, const std::string& guest, const std::string& id, const std::string& file,
-                                   const client::ProgressFn& progress) {
+protocol::ExportReply export_image(client::Client& client, const std::string& guest, const std::string& id, protocol::ExportFormat format,
+                                   const std::string& file, const client::ProgressFn& progress) {
   const Fd fd = make_new(file);
   protocol::Request request;
   request.mutable_checkpoint_export()->set_guest(guest);
   request.mutable_checkpoint_export()->set_id(id);
+  request.mutable_checkpoint_export()->set_format(format);
   const std::array<int, 1> fds{fd.get()};
   try {
     return client.call(std::move(request), progress, fds).export_done();

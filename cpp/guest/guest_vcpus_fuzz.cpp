@@ -4,7 +4,8 @@
 #include "guest/vcpus.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const auto vcpus = mhv::guest::parse_vcpus(std::as_bytes(std::span(data, size)));
-  if (vcpus.size() * 864 > size) std::abort();
+  const auto state = std::as_bytes(std::span(data, size));
+  const auto vcpus = mhv::guest::parse_vcpus(state);
+  if (vcpus.size() * 864 > size || mhv::guest::parse_registers(state).size() != vcpus.size()) std::abort();
   return 0;
 }

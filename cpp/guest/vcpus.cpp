@@ -14,10 +14,11 @@ constexpr std::size_t kCpuNameAt = 5, kInstanceAt = 9, kVersionAt = 13, kHeadByt
 constexpr std::uint32_t kCpuVersion = 12;
 
 // Where vmstate_x86_cpu has them (target/i386/machine.c), big-endian.
-constexpr std::size_t kRsp = 32, kRip = 128, kRflags = 136, kGsBase = 340, kGdt = 396, kIdt = 416, kCr0 = 456, kCr2 = 464, kCr3 = 472,
-                      kCr4 = 480, kEfer = 816, kStar = 824, kLstar = 832, kCstar = 840, kSfmask = 848, kKernelGsBase = 856;
+constexpr std::size_t kRsp = 32, kRip = 128, kRflags = 136, kEs = 236, kCs = 256, kSs = 276, kDs = 296, kFs = 316, kGs = 336, kLdt = 356,
+                      kTr = 376, kGdt = 396, kIdt = 416, kCr0 = 456, kCr2 = 464, kCr3 = 472, kCr4 = 480, kEfer = 816, kStar = 824,
+                      kLstar = 832, kCstar = 840, kSfmask = 848, kKernelGsBase = 856;
 constexpr std::size_t kCpuBytesMin = 864;
-constexpr std::size_t kBaseInSegment = 4, kLimitInSegment = 12;
+constexpr std::size_t kBaseInSegment = 4, kLimitInSegment = 12, kFlagsInSegment = 16;
 
 template <typename T>
 T big(std::span<const std::byte> bytes, std::size_t at) {
@@ -41,7 +42,7 @@ ring::Vcpu parse_vcpu(std::span<const std::byte> cpu) {
   out.lstar = u64(kLstar);
   out.cstar = u64(kCstar);
   out.sfmask = u64(kSfmask);
-  out.gs_base = u64(kGsBase);
+  out.gs_base = u64(kGs + kBaseInSegment);
   out.kernel_gs_base = u64(kKernelGsBase);
   out.idt_base = u64(kIdt + kBaseInSegment);
   out.idt_limit = big<std::uint32_t>(cpu, kIdt + kLimitInSegment);
@@ -50,10 +51,39 @@ ring::Vcpu parse_vcpu(std::span<const std::byte> cpu) {
   return out;
 }
 
-}  // namespace
+Segment parse_segment(std::span<const std::byte> segment) {
+  return {big<std::uint32_t>(segment, 0), big<std::uint64_t>(segment, kBaseInSegment), big<std::uint32_t>(segment, kLimitInSegment),
+          big<std::uint32_t>(segment, kFlagsInSegment)};
+}
 
-std::vector<ring::Vcpu> parse_vcpus(std::span<const std::byte> state) {
-  std::vector<ring::Vcpu> out;
+Registers parse_cpu(std::span<const std::byte> cpu) {
+  const auto u64 = [&](std::size_t at) { return big<std::uint64_t>(cpu, at); };
+  const auto segment = [&](std::size_t at) { return parse_segment(cpu.subspan(at)); };
+  Registers out;
+  for (std::size_t i = 0; i < out.general.size(); ++i) out.general[i] = u64(i * sizeof(std::uint64_t));
+  out.rip = u64(kRip);
+  out.rflags = u64(kRflags);
+  out.es = segment(kEs);
+  out.cs = segment(kCs);
+  out.ss = segment(kSs);
+  out.ds = segment(kDs);
+  out.fs = segment(kFs);
+  out.gs = segment(kGs);
+  out.ldt = segment(kLdt);
+  out.tr = segment(kTr);
+  out.gdt = segment(kGdt);
+  out.idt = segment(kIdt);
+  out.cr0 = u64(kCr0);
+  out.cr2 = u64(kCr2);
+  out.cr3 = u64(kCr3);
+  out.cr4 = u64(kCr4);
+  out.kernel_gs_base = u64(kKernelGsBase);
+  return out;
+}
+
+template <typename T>
+std::vector<T> parse_sections(std::span<const std::byte> state, T (*parse)(std::span<const std::byte>)) {
+  std::vector<T> out;
   auto from = state.begin();
   for (;;) {
     const auto name = std::search(from, state.end(), kCpuName.begin(), kCpuName.end());
@@ -65,9 +95,15 @@ std::vector<ring::Vcpu> parse_vcpus(std::span<const std::byte> state) {
     // The numbers go up one by one, so what only looks like a head is hardly taken for one.
     if (section[0] != kFullSection || big<std::uint32_t>(section, kVersionAt) != kCpuVersion) continue;
     if (big<std::uint32_t>(section, kInstanceAt) != out.size() || out.size() == kVcpusMax) continue;
-    out.push_back(parse_vcpu(section.subspan(kHeadBytes)));
+    out.push_back(parse(section.subspan(kHeadBytes)));
     from = name + kCpuBytesMin;
   }
 }
+
+}  // namespace
+
+std::vector<ring::Vcpu> parse_vcpus(std::span<const std::byte> state) { return parse_sections(state, parse_vcpu); }
+
+std::vector<Registers> parse_registers(std::span<const std::byte> state) { return parse_sections(state, parse_cpu); }
 
 }  // namespace mhv::guest

@@ -32,6 +32,21 @@ TEST(Vcpus, AreReadFromTheirSections) {
   EXPECT_EQ(vcpus[1].kernel_gs_base, 0x00010358'0001035c);
 }
 
+TEST(Vcpus, WithAllTheirRegisters) {
+  const auto registers = parse_registers(cpu(0).view());
+  ASSERT_EQ(registers.size(), 1);
+  EXPECT_EQ(registers[0].general[0], 0x00000000'00000004);
+  EXPECT_EQ(registers[0].general[15], 0x00000078'0000007c);
+  EXPECT_EQ(registers[0].rflags, 0x00000088'0000008c);
+  EXPECT_EQ(registers[0].cs.selector, 0x100);
+  EXPECT_EQ(registers[0].cs.base, 0x00000104'00000108);
+  EXPECT_EQ(registers[0].cs.limit, 0x10c);
+  EXPECT_EQ(registers[0].cs.flags, 0x110);
+  EXPECT_EQ(registers[0].idt.base, parse_vcpus(cpu(0).view())[0].idt_base);
+  EXPECT_EQ(registers[0].cr3, 0x000001d8'000001dc);
+  EXPECT_EQ(registers[0].kernel_gs_base, 0x00000358'0000035c);
+}
+
 TEST(Vcpus, NothingIsTakenForOne) {
   EXPECT_TRUE(parse_vcpus({}).empty());
   EXPECT_TRUE(parse_vcpus(cpu(0, 11).view()).empty());         // another version

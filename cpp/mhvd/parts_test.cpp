@@ -100,6 +100,10 @@ TEST(Requests, IdsHoldsAndDescriptors) {
   request.mutable_checkpoint_export()->set_id(kUuid);
   EXPECT_FALSE(accepted(request));
   EXPECT_TRUE(accepted(request, 1));
+  request.mutable_checkpoint_export()->set_format(protocol::EXPORT_ELF_CORE);
+  EXPECT_TRUE(accepted(request, 1));
+  request.mutable_checkpoint_export()->set_format(static_cast<protocol::ExportFormat>(99));
+  EXPECT_FALSE(accepted(request, 1));
   request.mutable_layer_install();
   EXPECT_FALSE(accepted(request));
   EXPECT_TRUE(accepted(request, 1));

@@ -162,6 +162,8 @@ void check_request(const protocol::Request& request, std::size_t fds) {
     case Kind::kCheckpointExport:
       check_id(request.checkpoint_export().id());
       check_guest(request.checkpoint_export().guest());
+      if (!protocol::ExportFormat_IsValid(request.checkpoint_export().format()))
+        throw Error(Code::kInvalid, "unknown export format", "a save image, or an ELF core");
       break;
     case Kind::kCheckpointExportDisk:
       check_id(request.checkpoint_export_disk().id());

@@ -434,8 +434,9 @@ protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& fi
     reply.mutable_export_done()->set_bytes(checkpoint::export_disk_changes(*store_, asked.id(), asked.target(), file.get()));
     return reply;
   }
-  reply.mutable_export_done()->set_bytes(
-      checkpoint::export_save_image(*store_, request.checkpoint_export().id(), file.get(), progress_of(request.id())));
+  const protocol::CheckpointExport& asked = request.checkpoint_export();
+  const auto write = asked.format() == protocol::EXPORT_ELF_CORE ? checkpoint::export_elf_core : checkpoint::export_save_image;
+  reply.mutable_export_done()->set_bytes(write(*store_, asked.id(), file.get(), progress_of(request.id())));
   return reply;
 }
 

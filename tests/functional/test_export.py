@@ -1,10 +1,16 @@
 """A checkpoint as a file for a libvirt that never saw nova-mhv, and back into a new process of our own."""
 
 import json
+import re
 import shutil
+import subprocess
 
 import lab
 import pytest
+
+MIB = 1 << 20
+ABOVE = 4 << 30
+BELOW_VGA = 0xA0000  # from there to 1 MiB, VGA's memory and ROMs may lie over the RAM
 
 
 def disk_of(checkpoint):
@@ -110,6 +116,61 @@ def test_the_disk_of_an_export_is_that_of_the_checkpoint(guest, engine, host):
     assert refused.value.code == "exists"
     assert compare(then, disks / "vda.qcow2") == 0
     guest.assert_whole()
+
+
+@pytest.mark.parametrize("kind, mib, below", [("memfd", 3600, 3072), ("uefi", 2900, 2048), ("numa", 256, 256)])
+def test_a_core_is_what_qemu_dumps(make_guest, engine, host, kind, mib, below):
+    """The same memory at the same guest-physical addresses, on both sides of the hole of both machine types, and the same registers."""
+    guest = make_guest(kind, ram_mib=mib)
+    engine.attach(guest.name)
+    guest.suspend()
+    point = engine.create(guest.name)
+    file, qemus = guest.folder / "core", guest.folder / "qemus"
+    done = engine.export(guest.name, point["id"], file, "--format", "elf")
+    assert done["bytes"] == file.stat().st_size
+    assert file.stat().st_blocks * 512 < done["bytes"] / 2, "zero pages are holes"
+    host.virsh("dump", "--memory-only", guest.name, qemus)
+
+    core, dump = Core(file), Core(qemus)
+    above = [(ABOVE, (mib - below) * MIB)] if mib > below else []
+    assert [part[:2] for part in core.parts("LOAD")] == [(0, below * MIB), *above]
+    assert core.read(0, BELOW_VGA) == dump.read(0, BELOW_VGA)
+    for start, size in [(MIB, (below - 1) * MIB), *above]:
+        for at in range(start, start + size, MIB):
+            assert core.read(at, MIB) == dump.read(at, MIB), f"{at:#x}"
+    assert core.notes() == dump.notes()
+    file.unlink()
+    qemus.unlink()
+    host.virsh("resume", guest.name)
+    guest.assert_whole()
+
+
+class Core:
+    """An ELF core as readelf shows it."""
+
+    def __init__(self, file):
+        self.file = file
+        done = subprocess.run(["readelf", "-hlW", file], capture_output=True, text=True, check=True)
+        self.said = done.stdout
+        assert "CORE (Core file)" in self.said and "X86-64" in self.said and not done.stderr, done
+
+    def parts(self, kind):
+        """Guest-physical address, size and place in the file of each."""
+        rows = re.findall(rf"^ +{kind} +0x([0-9a-f]+) 0x[0-9a-f]+ 0x([0-9a-f]+) 0x([0-9a-f]+)", self.said, re.MULTILINE)
+        return [(int(address, 16), int(size, 16), int(place, 16)) for place, address, size in rows]
+
+    def read(self, address, size):
+        start, _, place = next(part for part in self.parts("LOAD") if part[0] <= address and address + size <= part[0] + part[1])
+        return self._bytes(place + address - start, size)
+
+    def notes(self):
+        [(_, size, place)] = self.parts("NOTE")
+        return self._bytes(place, size)
+
+    def _bytes(self, place, size):
+        with open(self.file, "rb") as file:
+            file.seek(place)
+            return file.read(size)
 
 
 def test_the_disk_of_an_export_holds_the_snapshot(guest, engine, host):

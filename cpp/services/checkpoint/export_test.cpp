@@ -63,6 +63,9 @@ class ExportTest : public ::testing::Test {
     EXPECT_EQ(bytes, held(image).size());
     return held(image);
   }
+  std::uint64_t export_core(const std::string& id, const Fd& file) {
+    return export_elf_core(*store_, id, file.get(), [](const char*, std::uint64_t, std::uint64_t) {});
+  }
   std::uint64_t export_changes(const std::string& id, const std::string& target, const Fd& image) {
     return export_disk_changes(*store_, id, target, image.get());
   }
@@ -113,6 +116,34 @@ TEST_F(ExportTest, ASaveImageHoldsTheMemoryAlone) {
   const auto without_disks = save_image(DiskStore::commit(store_.begin(), DiskStore::info(1, false)));
   EXPECT_GT(without_disks.size(), 12 * kPageSize);  // every fifth of 16 pages is of zeros
   EXPECT_TRUE(save_image(store_.root_with(2, changes_)) == without_disks);
+}
+
+TEST_F(ExportTest, ACoreHoldsTheRamAndHolesForItsZeroPages) {
+  constexpr std::uint32_t kDevicePages = 4, kPages = DiskStore::kMemoryPages - kDevicePages;
+  store::CheckpointInfo info = DiskStore::info(1, false);
+  info.blocks = {{"vga.vram", kDevicePages * kPageSize}, {"pc.ram", kPages * kPageSize}};
+  const Fd file = Fd::memory("exported");
+  const std::string id = DiskStore::commit(store_.begin(), info);
+  const std::uint64_t bytes = export_core(id, file);
+  const std::vector<std::byte> core = held(file);
+  ASSERT_EQ(core.size(), bytes);
+  ASSERT_EQ(core.size(), (1 + kPages) * kPageSize) << "its head has a page";
+  for (std::uint32_t i = 0; i < kPages; ++i) {
+    EXPECT_TRUE(std::ranges::equal(std::span(core).subspan((1 + i) * kPageSize, kPageSize), store::content((kDevicePages + i) % 5))) << i;
+  }
+  struct stat about {};
+  ASSERT_EQ(::fstat(file.get(), &about), 0);
+  constexpr std::uint32_t kZeroPages = 3;  // 5, 10 and 15
+  EXPECT_EQ(static_cast<std::uint64_t>(about.st_blocks) * 512, (1 + kPages - kZeroPages) * kPageSize);
+}
+
+TEST_F(ExportTest, ACoreIsRefusedWhereTheMemoryOfTheMachineIsNotKnown) {
+  store::CheckpointInfo info = DiskStore::info(1, false);
+  info.machine = "virt-10.0";
+  const Fd file = Fd::memory("exported");
+  EXPECT_EQ(code_of([&] { export_core(DiskStore::commit(store_.begin(), info), file); }), Code::kUnsupported);
+  EXPECT_EQ(code_of([&] { export_core(store::uuid(9), file); }), Code::kNotFound);
+  EXPECT_TRUE(held(file).empty());
 }
 
 }  // namespace
