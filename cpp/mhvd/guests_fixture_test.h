@@ -98,9 +98,16 @@ class FakeHypervisor : public Hypervisor {
     return out;
   }
 
-  std::vector<std::string> taps(const Domain&) override { return {}; }
-  std::vector<Fd> interpose(const ProcessId&, const std::string&) override { return {}; }
-  void undo_interpose(const ProcessId&, const std::string&) override {}
+  std::vector<std::string> taps(const Domain&) override { return {"tap0"}; }
+  std::vector<Fd> interpose(const ProcessId&, const std::string&) override {
+    const std::lock_guard lock(mutex_);
+    swapped = true;
+    return {};
+  }
+  void undo_interpose(const ProcessId&, const std::string&) override {
+    const std::lock_guard lock(mutex_);
+    swapped = false;
+  }
   Fd open_memory(const ProcessId&, std::pair<std::uint64_t, std::uint64_t>) override { return Fd::memory("fake"); }
 
   struct ClockCall {
@@ -113,6 +120,10 @@ class FakeHypervisor : public Hypervisor {
       if (clocks_.size() >= count) return clocks_;
     }
     throw Error(Code::kInternal, "the clock is not kept");
+  }
+  bool is_swapped() {
+    const std::lock_guard lock(mutex_);
+    return swapped;
   }
   void let_clocks_fail(bool fail) {
     const std::lock_guard lock(mutex_);
@@ -133,6 +144,7 @@ class FakeHypervisor : public Hypervisor {
   bool clocks_fail_ = false;
   std::unique_ptr<FakeQemu> qemu;
   bool tracking = false;
+  bool swapped = false;  // its tap
 };
 
 class GuestsTest : public ::testing::Test {

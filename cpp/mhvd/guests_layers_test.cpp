@@ -37,6 +37,18 @@ class GuestsWithLayersTest : public GuestsTest {
     }
     ask(request);
   }
+  // Why "echo" holds the network.
+  std::string hold() {
+    const protocol::GuestStatus now = status();
+    for (const auto& layer : now.layers()) {
+      if (layer.name() == "echo") return layer.network_hold();
+    }
+    return "";
+  }
+  void wait_for_swapped(bool swapped) {
+    for (int i = 0; i < 2000 && host_.is_swapped() != swapped; ++i) ::usleep(5000);
+    ASSERT_EQ(host_.is_swapped(), swapped) << status().message();
+  }
   std::vector<std::string> services() {
     const auto options = status().options();
     return {options.services().begin(), options.services().end()};
@@ -88,6 +100,33 @@ TEST_F(GuestsWithLayersTest, AlertsAreNumbered) {
   ASSERT_EQ(alerts.size(), 1);
   EXPECT_EQ(alerts[0].number(), 2);
   EXPECT_EQ(alerts[0].title(), "something");
+}
+
+TEST_F(GuestsWithLayersTest, AHoldOfTheNetworkOutlivesWorkerMhvdAndQemu) {
+  auto qemu = std::make_unique<FakeQemu>();
+  host_.set_process(qemu->id());
+  attach();
+  create("hold");  // of a service that it has not
+  change(true, "echo");
+  EXPECT_EQ(hold(), "");
+  create("hold");
+  wait_for_swapped(true);
+  EXPECT_EQ(hold(), "something");
+  create("die");
+  restart();
+  EXPECT_EQ(hold(), "something");
+  qemu = std::make_unique<FakeQemu>();
+  host_.set_process(qemu->id());
+  guests_->poke_all();
+  wait_for_state("attached");
+  wait_for_swapped(true);
+  create("release");
+  wait_for_swapped(false);
+  EXPECT_EQ(hold(), "");
+  create("hold");
+  wait_for_swapped(true);
+  change(false, "echo");
+  wait_for_swapped(false);
 }
 
 }  // namespace
