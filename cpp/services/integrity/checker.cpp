@@ -14,6 +14,7 @@
 #include "integrity/inventory.h"
 #include "integrity/pointers.h"
 #include "integrity/processors.h"
+#include "integrity/vendor_text.h"
 
 namespace mhv::integrity {
 namespace {
@@ -44,8 +45,9 @@ struct MeasuredModule {
 
 class Checker::Impl {
  public:
-  Impl(const Kernel& kernel, std::span<const Registers> registers) : Impl(kernel, Reader(kernel), registers) {}
-  Impl(const Kernel& kernel, Reader reader, std::span<const Registers> registers)
+  Impl(const Kernel& kernel, std::span<const Registers> registers, std::shared_ptr<const VendorImage> vendor)
+      : Impl(kernel, Reader(kernel), registers, std::move(vendor)) {}
+  Impl(const Kernel& kernel, Reader reader, std::span<const Registers> registers, std::shared_ptr<const VendorImage> vendor)
       : kernel_(kernel),
         image_(started(reader)),
         processors_(reader, registers),
@@ -64,6 +66,7 @@ class Checker::Impl {
     for (const Probe& probe : list_probes(reader)) {
       if (!probe.is_ending) probed_.insert(probe.at);
     }
+    if (vendor) compare_with_vendor(reader, map, std::move(vendor));
     std::vector<Finding> wrong;
     check_trusted(reader, map, wrong);
     was_wrong_ = !wrong.empty();
@@ -89,6 +92,7 @@ class Checker::Impl {
     return pages;
   }
   std::size_t measured_pointers() const { return pointers_.size(); }
+  std::size_t vendor_sites() const { return vendor_ ? vendor_->sites() : 0; }
 
  private:
   using Key = std::tuple<std::string, std::string, GuestVirt>;
@@ -124,6 +128,7 @@ class Checker::Impl {
     if (tasks_) find_hidden_processes(kernel_, *tasks_, out);
     if (modules_) find_hidden_modules(kernel_, *modules_, out);
     if (was_wrong_) check_trusted(reader, map, out);
+    if (vendor_) vendor_->check(reader, judge, probes, out);
     keep_once(out);
     return out;
   }
@@ -149,6 +154,7 @@ class Checker::Impl {
     check_syscall_tables(reader, image_, map, out);
     check_operations(reader, image_, map, out);
   }
+  void compare_with_vendor(Reader& reader, CodeMap& map, std::shared_ptr<const VendorImage> vendor);
   std::vector<Probe> list_probes(Reader& reader) const { return probes_ ? probes_->list(reader) : std::vector<Probe>{}; }
   void follow_modules(Reader& reader, CodeMap& map, std::vector<Finding>& out);
   bool is_listed(const Module& module) const;
@@ -171,11 +177,24 @@ class Checker::Impl {
   std::optional<ProcEntries> proc_;
   std::optional<Probes> probes_;
   std::optional<Measured> text_, rodata_;
+  std::optional<VendorText> vendor_;
   std::map<GuestVirt, MeasuredModule> known_;
   std::set<GuestVirt> probed_;
   std::set<Key> told_;  // by the last check
   bool was_wrong_ = false;
 };
+
+// An image that does not fit is no reason to check nothing.
+void Checker::Impl::compare_with_vendor(Reader& reader, CodeMap& map, std::shared_ptr<const VendorImage> vendor) {
+  try {
+    SiteJudge judge(reader, map);
+    vendor_.emplace(kernel_, std::move(vendor));
+    vendor_->compare(reader, judge, list_probes(reader));
+  } catch (const Error& error) {
+    if (error.code() != Code::kUnsupported && error.code() != Code::kCorrupt) throw;
+    unchecked_.push_back(std::string("the vendor's text: ") + error.what());
+  }
+}
 
 void Checker::Impl::measure(Reader& reader, CodeMap& map, MeasuredModule& known) {
   std::uint64_t bytes = 0;
@@ -284,7 +303,8 @@ void Checker::Impl::keep_once(std::vector<Finding>& out) {
   if (out.size() > kFindingsMax) out.resize(kFindingsMax);
 }
 
-Checker::Checker(const Kernel& kernel, std::span<const Registers> registers) : impl_(std::make_unique<Impl>(kernel, registers)) {}
+Checker::Checker(const Kernel& kernel, std::span<const Registers> registers, std::shared_ptr<const VendorImage> vendor)
+    : impl_(std::make_unique<Impl>(kernel, registers, std::move(vendor))) {}
 Checker::~Checker() = default;
 Checker::Checker(Checker&&) noexcept = default;
 
@@ -294,5 +314,6 @@ std::vector<Finding> Checker::check(std::span<const Registers> registers, const 
 const std::vector<std::string>& Checker::unchecked() const { return impl_->unchecked(); }
 std::size_t Checker::measured_pages() const { return impl_->measured_pages(); }
 std::size_t Checker::measured_pointers() const { return impl_->measured_pointers(); }
+std::size_t Checker::vendor_sites() const { return impl_->vendor_sites(); }
 
 }  // namespace mhv::integrity

@@ -17,6 +17,7 @@
 #include "integrity/finding.h"
 #include "integrity/measured.h"
 #include "integrity/registers.h"
+#include "integrity/vendor_image.h"
 
 namespace mhv::integrity {
 
@@ -24,8 +25,8 @@ namespace mhv::integrity {
 class Checker {
  public:
   // What `kernel` is now is what it ought to be. `registers`: of each processor. Throws kBusy: the guest is starting, try again;
-  // kUnsupported: this kernel cannot be checked.
-  Checker(const Kernel& kernel, std::span<const Registers> registers);
+  // kUnsupported: this kernel cannot be checked. `vendor`: what the vendor built, of which the text has to be; nullptr: not known.
+  Checker(const Kernel& kernel, std::span<const Registers> registers, std::shared_ptr<const VendorImage> vendor = nullptr);
   ~Checker();
   Checker(Checker&&) noexcept;
 
@@ -38,6 +39,8 @@ class Checker {
   // Pages whose content is measured, and function pointers that are.
   std::size_t measured_pages() const;
   std::size_t measured_pointers() const;
+  // Places where the vendor's text may have been changed; 0: it was not compared.
+  std::size_t vendor_sites() const;
 
  private:
   class Impl;

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "integrity/checker.h"
+#include "integrity/vendor_files.h"
 #include "sdk/layer.h"
 
 namespace {
@@ -54,6 +55,7 @@ class Integrity : public sdk::Layer {
             {"pages", checker_->measured_pages()},
             {"pointers", checker_->measured_pointers()},
             {"findings", findings_.size()},
+            {"vendor", vendor_},
             {"unchecked", checker_->unchecked()}};
   }
 
@@ -66,13 +68,15 @@ class Integrity : public sdk::Layer {
     if (checker_) return true;
     try {
       kernel_ = guest().shared_kernel();
-      checker_ = std::make_unique<integrity::Checker>(*kernel_, registers);
+      auto vendor = integrity::find_vendor_file(integrity::kVendorFolder, kernel_->banner());
+      checker_ = std::make_unique<integrity::Checker>(*kernel_, registers, std::move(vendor.image));
+      vendor_ = {{"reference", vendor.name}, {"sites", checker_->vendor_sites()}};
     } catch (const Error& error) {
       waits_ = error.what();
       return false;
     }
     raise_alert(sdk::Severity::kInfo, "the kernel was measured: what it is now is taken as right",
-                {{"pages", checker_->measured_pages()}, {"pointers", checker_->measured_pointers()}});
+                {{"pages", checker_->measured_pages()}, {"pointers", checker_->measured_pointers()}, {"vendor", vendor_}});
     return true;
   }
 
@@ -123,6 +127,7 @@ class Integrity : public sdk::Layer {
   std::shared_ptr<const introspection::Kernel> kernel_;
   std::unique_ptr<integrity::Checker> checker_;  // of kernel_
   std::map<std::string, Finding> findings_;      // that are there now
+  sdk::Json vendor_;                             // which of the vendors' kernels it was compared with
   std::string waits_ = "no epoch so far";
   std::uint64_t whole_ns_ = 0, clean_ns_ = 0, measured_ns_ = 0, checks_ = 0;
   bool unchecked_all_ = true;  // what was written was not told, and not all was looked at since

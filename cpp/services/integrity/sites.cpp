@@ -131,7 +131,7 @@ SiteJudge::SiteJudge(Reader& reader, CodeMap& map) : reader_(reader), map_(map) 
   const auto find = [&](std::string_view name) { return reader.kernel().symbols().find(name).value_or(GuestVirt{}); };
   caller_ = find("ftrace_caller");
   regs_caller_ = find("ftrace_regs_caller");
-  return_thunk_ = find("__x86_return_thunk");
+  std::ranges::transform(kReturnThunks, return_thunks_.begin(), find);
   return0_ = find("__static_call_return0");
   text_lock_ = reader.kernel().symbols().find("text_mutex");
   call_lock_ = reader.kernel().symbols().find("static_call_mutex");
@@ -165,7 +165,7 @@ bool SiteJudge::is_static_call(const Site& site, const Bytes& now) {
   if (conditional || now[0] == kCall || now[0] == kJump) {
     const GuestVirt to = destination(site.at, now, conditional ? 2 : 1);
     if (to == function) return map_.is_code(to) || map_.is_made(to);
-    return to == return_thunk_ && function.value == 0;
+    return function.value == 0 && std::ranges::find(return_thunks_, to) != return_thunks_.end();
   }
   if (is_zero5(now)) return function == return0_;
   return (is_nop5(now) || now[0] == kReturn) && function.value == 0;

@@ -19,6 +19,10 @@ namespace mhv::integrity {
 
 inline constexpr std::size_t kSiteBytesMax = 6;
 
+// What functions return by where processors guess wrong: which of them, the kernel chooses at its start.
+inline constexpr std::array<const char*, 6> kReturnThunks = {"__x86_return_thunk",      "retbleed_return_thunk",   "srso_return_thunk",
+                                                             "srso_alias_return_thunk", "call_depth_return_thunk", "its_return_thunk"};
+
 struct Site {
   enum class Kind : std::uint8_t { kJump, kFtrace, kStaticCall, kFtraceEntry };
   GuestVirt at;
@@ -47,7 +51,8 @@ class SiteJudge {
 
   Reader& reader_;
   CodeMap& map_;
-  GuestVirt caller_, regs_caller_, return_thunk_, return0_;
+  GuestVirt caller_, regs_caller_, return0_;
+  std::array<GuestVirt, kReturnThunks.size()> return_thunks_{};
   std::optional<GuestVirt> text_lock_, call_lock_;  // held while code is changed, and while a static call is
 };
 

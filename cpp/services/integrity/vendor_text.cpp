@@ -1,0 +1,107 @@
+#include "integrity/vendor_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/error.h"
+
+namespace mhv::integrity {
+namespace {
+
+constexpr std::uint64_t kMovedMax = 1u << 30;  // of all that KASLR may do
+constexpr std::size_t kTogether = 1u << 20;
+constexpr std::size_t kShown = 16;
+
+std::uint64_t distance_of(const Kernel& kernel, const VendorImage& image) {
+  const GuestVirt there = kernel.symbol("_stext");
+  const auto linked = image.find("_stext");
+  const std::uint64_t moved = linked ? there.value - linked->value : kMovedMax;
+  if (moved >= kMovedMax) {
+    throw Error(Code::kUnsupported, "the guest's kernel is not where its vendor's can be: _stext is at " + hex(there.value),
+                "its symbols were tampered with");
+  }
+  return moved;
+}
+
+std::string hex_bytes(std::span<const std::byte> bytes) {
+  std::string out;
+  for (const std::byte one : bytes.first(std::min(bytes.size(), kShown))) out += fmt::format("{:02x}", std::to_integer<unsigned>(one));
+  return out;
+}
+
+}  // namespace
+
+VendorText::VendorText(const Kernel& kernel, std::shared_ptr<const VendorImage> image)
+    : image_(std::move(image)), match_(std::in_place, *image_, distance_of(kernel, *image_)), sites_(match_->sites().size()) {}
+
+std::vector<VendorText::Piece> VendorText::pieces() const {
+  const auto& text = match_->text();
+  std::vector<Piece> out;
+  LinkedAt end = text.at;  // of what is in a piece
+  const auto add = [&](LinkedAt until) {
+    for (; end < until; end = out.back().at + out.back().bytes) out.push_back({end, std::min<std::uint64_t>(until - end, kGranule)});
+  };
+  for (const VendorSite& site : match_->sites()) {
+    if (!text.has(site.at)) continue;
+    if (site.at >= end || out.empty()) {
+      add(site.at);
+      out.push_back({site.at, site.bytes});
+    } else {
+      out.back().bytes = std::max<std::uint64_t>(out.back().bytes, site.at + site.bytes - out.back().at);
+    }
+    end = out.back().at + out.back().bytes;
+  }
+  add(text.at + text.bytes.size());
+  return out;
+}
+
+// As Measured does it, of what an administrator's probes changed.
+void VendorText::undo(std::span<const Probe> probes, LinkedAt at, std::span<std::byte> bytes) const {
+  constexpr std::byte kInt3{0xcc}, kJump{0xe9};
+  for (const Probe& probe : probes) {
+    const std::uint64_t place = match_->linked(probe.at) - at;
+    if (probe.by_ftrace || place >= bytes.size() || (bytes[place] != kInt3 && bytes[place] != kJump)) continue;
+    const std::size_t count = bytes[place] == kJump ? std::min<std::uint64_t>(probe.was.size(), bytes.size() - place) : 1;
+    std::copy_n(probe.was.begin(), count, bytes.begin() + static_cast<std::ptrdiff_t>(place));
+  }
+}
+
+void VendorText::compare(Reader& reader, SiteJudge& judge, std::span<const Probe> probes) {
+  const auto& text = match_->text();
+  std::vector<std::byte> now(text.bytes.size());
+  for (std::size_t at = 0; at < now.size(); at += kTogether) {
+    const GuestVirt from = match_->in_guest(text.at + at);
+    if (!reader.read(from, std::span(now).subspan(at, std::min(kTogether, now.size() - at)))) {
+      throw Error(Code::kBusy, "the guest's kernel has code where nothing can be read, near " + hex(from.value), "try again");
+    }
+  }
+  undo(probes, text.at, now);
+  wrong_.clear();
+  for (const Piece& piece : pieces()) {
+    if (!match_->is_right(reader, judge, piece.at, std::span(now).subspan(piece.at - text.at, piece.bytes))) wrong_.push_back(piece);
+  }
+  if (wrong_.empty()) match_.reset();
+}
+
+void VendorText::check(Reader& reader, SiteJudge& judge, std::span<const Probe> probes, std::vector<Finding>& out) {
+  std::set<std::string> told;
+  for (const Piece& piece : wrong_) {
+    std::vector<std::byte> now(piece.bytes);
+    const GuestVirt at = match_->in_guest(piece.at);
+    const bool there = reader.read(at, now);
+    undo(probes, piece.at, now);
+    if (there && match_->is_right(reader, judge, piece.at, now)) continue;
+    const std::uint64_t start = piece.at - match_->text().at;
+    const auto symbol = image_->symbols().before({piece.at.value});
+    const std::string name = symbol ? std::string(symbol->name) : hex(at.value);
+    if (out.size() >= kFindingsMax || !told.insert(name).second) continue;
+    out.push_back({"vendor_text", name,
+                   fmt::format("{}+{:#x} is {}, and the vendor's is {}", name, piece.at.value - (symbol ? symbol->at.value : 0),
+                               hex_bytes(now), hex_bytes(match_->text().bytes.subspan(start, piece.bytes))),
+                   at});
+  }
+}
+
+}  // namespace mhv::integrity
