@@ -58,10 +58,10 @@ bool is_int3s(Bytes bytes) {
   return std::ranges::all_of(bytes, [](std::byte one) { return one == std::byte{kInt3}; });
 }
 
-// What fills a place up: NOPs, a jump over them, or int3 behind what does not come back.
+// What fills a place up: NOPs, or a jump over them or over int3.
 bool is_filling(Bytes bytes) {
   const auto is_rest = [](Bytes rest) { return is_nops(rest) || is_int3s(rest); };
-  if (is_rest(bytes)) return true;
+  if (is_nops(bytes)) return true;
   if (byte(bytes, 0) == kShortJump && bytes.size() >= 2) return byte(bytes, 1) == bytes.size() - 2 && is_rest(bytes.subspan(2));
   return byte(bytes, 0) == kJump && bytes.size() >= 5 && word(bytes, 1) == bytes.size() - 5 && is_rest(bytes.subspan(5));
 }
@@ -131,7 +131,8 @@ class VendorMatch::Walk {
     if (i + 5 > part.code.size() || byte(part.code, i) != kJump || byte(part.now, i) != kShortJump) return;
     const auto small = static_cast<std::uint64_t>(std::int64_t{static_cast<std::int8_t>(byte(part.now, i + 1))});
     const bool same = small + 2 == extended(static_cast<std::uint32_t>(word(part.code, i + 1) + moved)) + 5;
-    if (same && is_filling(part.now.subspan(i + 2, 3))) reached[i + 5] = true;
+    const Bytes rest = part.now.subspan(i + 2, 3);
+    if (same && (is_nops(rest) || is_int3s(rest))) reached[i + 5] = true;
   }
 
   bool is_site_right(const VendorSite& site, const Part& part, std::size_t i) {
@@ -175,7 +176,7 @@ class VendorMatch::Walk {
       now = now.subspan(1);
     }
     const auto how = static_cast<std::uint8_t>((jump ? 0xe0 : 0xd0) + number % 8);
-    return byte(now, 0) == 0xff && byte(now, 1) == how && is_filling(now.subspan(2));
+    return byte(now, 0) == 0xff && byte(now, 1) == how && (is_filling(now.subspan(2)) || (jump && is_int3s(now.subspan(2))));
   }
 
   // One that the kernel makes for processors with the fault ITS: a jump by the register, in the upper half of a line.

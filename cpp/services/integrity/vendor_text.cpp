@@ -89,18 +89,19 @@ void VendorText::check(Reader& reader, SiteJudge& judge, std::span<const Probe> 
   std::set<std::string> told;
   for (const Piece& piece : wrong_) {
     std::vector<std::byte> now(piece.bytes);
-    const GuestVirt at = match_->in_guest(piece.at);
-    const bool there = reader.read(at, now);
+    const bool there = reader.read(match_->in_guest(piece.at), now);
     undo(probes, piece.at, now);
-    if (there && match_->is_right(reader, judge, piece.at, now)) continue;
-    const std::uint64_t start = piece.at - match_->text().at;
-    const auto symbol = image_->symbols().before({piece.at.value});
-    const std::string name = symbol ? std::string(symbol->name) : hex(at.value);
-    if (out.size() >= kFindingsMax || !told.insert(name).second) continue;
+    if ((there && match_->is_right(reader, judge, piece.at, now)) || out.size() >= kFindingsMax) continue;
+    const auto vendors = match_->text().bytes.subspan(piece.at - match_->text().at, piece.bytes);
+    const auto first = static_cast<std::size_t>(std::ranges::mismatch(now, vendors).in1 - now.begin()) % piece.bytes;
+    const LinkedAt at = piece.at + first;
+    const auto symbol = image_->symbols().before({at.value});
+    const std::string name = symbol ? std::string(symbol->name) : hex(match_->in_guest(at).value);
+    if (!told.insert(name).second) continue;
     out.push_back({"vendor_text", name,
-                   fmt::format("{}+{:#x} is {}, and the vendor's is {}", name, piece.at.value - (symbol ? symbol->at.value : 0),
-                               hex_bytes(now), hex_bytes(match_->text().bytes.subspan(start, piece.bytes))),
-                   at});
+                   fmt::format("{}+{:#x} is {}, and the vendor's is {}", name, symbol ? at.value - symbol->at.value : 0,
+                               hex_bytes(std::span(now).subspan(first)), hex_bytes(vendors.subspan(first))),
+                   match_->in_guest(at)});
   }
 }
 
