@@ -169,7 +169,7 @@ void end_with_parent(const Fd& go) {
     if (::setsid() < 0) throw_errno("cannot make a session");
     if (::sethostname("layer", 5) != 0) throw_errno("cannot name the layer's host");
     if (::chdir("/") != 0) throw_errno("cannot leave the caller's folder");
-    NewRoot root(options.package, options.python_path);
+    NewRoot root(options.package, options.python_path, options.data);
     Steps steps;
     const pid_t layer = ::fork();
     if (layer < 0) throw_errno("cannot start the layer");

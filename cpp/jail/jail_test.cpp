@@ -110,6 +110,21 @@ TEST_P(Jail, ImportsTheModulesThatItIsGivenAndCannotChangeThem) {
   EXPECT_NE(ended.output.find("Read-only file system: '/python/more'"), std::string::npos) << ended.output;
 }
 
+TEST_P(Jail, ReadsTheOperatorsDataAndCannotChangeIt) {
+  const std::string data = folder_.file("data");
+  std::filesystem::create_directories(data);
+  std::filesystem::permissions(data, std::filesystem::perms(0777));
+  std::ofstream(data + "/known") << "of the operator\n";
+  std::ofstream(package() + "/layer.sh") << "#!/bin/sh\ncat /data/*\necho >/data/more\n";
+  std::filesystem::permissions(package() + "/layer.sh", std::filesystem::perms(0755));
+  set("--program", "layer.sh");
+  EXPECT_EQ(run({}).output.find("of the operator"), std::string::npos);
+  set("--data", data);
+  const Ended ended = run({});
+  EXPECT_NE(ended.output.find("of the operator\n"), std::string::npos) << ended.output;
+  EXPECT_NE(ended.output.find("/data/more: Read-only file system"), std::string::npos) << ended.output;
+}
+
 Fd text_for_reading(const std::string& text, unsigned mode) {
   const Fd writable = Fd::memory("guest");
   write_all(writable.get(), std::as_bytes(std::span(text)), "memory");

@@ -13,7 +13,7 @@ constexpr std::uint32_t kUidMax = 0x7fffffff;
 
 void check_paths(const Options& options) {
   namespace fs = std::filesystem;
-  for (const std::string& folder : {options.package, options.python_path}) {
+  for (const std::string& folder : {options.package, options.python_path, options.data}) {
     const fs::path path(folder);
     if (!folder.empty() && (!path.is_absolute() || path.lexically_normal() != path || folder.ends_with('/'))) {
       throw Error(Code::kInvalid, "\"" + folder + "\" is not the plain absolute path of a folder", "without .., . or a / at its end");
@@ -42,6 +42,7 @@ Options parse_options(int argc, const char* const* argv, std::string& help) {
   app.add_option("--package", out.package, "folder of the layer's package");
   app.add_option("--program", out.program, "program, a path within the package; of a machine, its whole path")->required();
   app.add_option("--python-path", out.python_path, "folder of modules that a program in Python may import");
+  app.add_option("--data", out.data, "folder of what the operator gives this layer");
   app.add_option("--uid", out.uid, "host's user and group id, of the caller's range in /etc/subuid")
       ->required()
       ->check(CLI::Range(std::uint32_t{1}, kUidMax));

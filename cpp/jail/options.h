@@ -17,6 +17,7 @@ struct Options {
   std::string package;      // the folder of the layer's package: /layer inside; empty of a machine
   std::string program;      // beneath it; of a machine, its path
   std::string python_path;  // a folder of Python modules: /python inside; may be empty
+  std::string data;         // a folder of what the operator gives this layer: /data inside; may be empty
   std::uint32_t uid = 0;    // on the host; the gid as well
   std::uint32_t memory_mib = 0;
   std::uint32_t cpu_percent = 0;

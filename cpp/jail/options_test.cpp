@@ -30,6 +30,7 @@ TEST(Options, RefusesWhatLeadsOutOfThePackage) {
   }
   for (const char* folder : {"x", "/var/../etc", "/var/"}) {
     EXPECT_EQ(code_of([&] { parse({"--package", folder, "--program", "layer"}); }), Code::kInvalid) << folder;
+    EXPECT_EQ(code_of([&] { parse({"--package", "/x", "--program", "layer", "--data", folder}); }), Code::kInvalid) << folder;
   }
 }
 

@@ -28,7 +28,7 @@ void restrict_mount(int fd, const char* path, unsigned flags, std::uint64_t attr
 
 }  // namespace
 
-NewRoot::NewRoot(const std::string& package, const std::string& python_path) {
+NewRoot::NewRoot(const std::string& package, const std::string& python_path, const std::string& data) {
   if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) throw_errno("cannot part from the host's mounts");
   bind("/usr", "usr");
   for (const std::string name : {"bin", "lib", "lib64"}) {
@@ -42,6 +42,7 @@ NewRoot::NewRoot(const std::string& package, const std::string& python_path) {
   }
   if (!package.empty()) bind(package, "layer");
   if (!python_path.empty()) bind(python_path, "python");
+  if (!data.empty()) bind(data, "data");
 }
 
 void NewRoot::show_descriptors() { bind("/proc/self/fd", "fd"); }

@@ -29,6 +29,8 @@ ParsedConfig parse_config(int argc, const char* const* argv) {
   app.add_option("--layer-folder", config.layer_folders,
                  "folder of layers' packages, trusted as they are; may be repeated; default: layers/ beside mhvd");
   app.add_option("--layer-python", config.layer_python, "folder of the module that layers in Python import; default: python/ beside mhvd");
+  app.add_option("--layer-data", config.layer_data, "folder of what layers are shown as /data, each the folder of its name")
+      ->capture_default_str();
   app.add_option("--installed-layers", config.installed_layers, "where \"mhvctl layer install\" puts packages, checked before each start")
       ->capture_default_str();
   app.add_option("--vendor-keys", config.vendor_keys, "folder with VENDOR.pem of each vendor that is allowed")->capture_default_str();

@@ -18,6 +18,7 @@ struct Config {
   std::string worker;                                         // program; "": mhv-worker beside this one
   std::string jail;                                           // program; "": mhv-jail beside this one
   std::string layer_python;                                   // what layers in Python import; "": python/ beside this program
+  std::string layer_data = "/etc/nova-mhv/layer-data";        // a folder of the operator's for each layer that has one: its name
   std::string installed_layers = "/var/lib/nova-mhv/layers";  // packages of vendors: checked before each start
   std::string vendor_keys = "/etc/nova-mhv/vendors";
   std::string revoked = "/etc/nova-mhv/revoked";

@@ -26,16 +26,20 @@ bool take_number(std::string_view text, T& out) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-JailedProgram in_process(const std::string& python, const LayerPackage& package, std::vector<Fd> fds) {
+JailedProgram in_process(const Config& config, const LayerPackage& package, std::vector<Fd> fds) {
   std::vector<std::string> options = {"--package", package.folder, "--program", package.manifest.program};
-  std::error_code error;
-  if (std::filesystem::is_directory(python, error)) options.insert(options.end(), {"--python-path", python});
+  const auto show = [&](const char* option, const std::string& folder) {
+    std::error_code error;
+    if (std::filesystem::is_directory(folder, error)) options.insert(options.end(), {option, folder});
+  };
+  show("--python-path", config.layer_python);
+  show("--data", config.layer_data + "/" + package.manifest.name);
   return {std::move(options), package.manifest.resources.memory_mib, package.manifest.resources.cpu_percent, {}, std::move(fds)};
 }
 
 JailedProgram program_of(const Config& config, const LayerPackage& package, std::vector<Fd> fds) {
   return config.runs_in_vm(package.manifest.name) ? in_machine(config.service_vm_image, package, std::move(fds))
-                                                  : in_process(config.layer_python, package, std::move(fds));
+                                                  : in_process(config, package, std::move(fds));
 }
 
 std::unique_ptr<stack::LayerProcess> run_in_jail(const Config& config, uid_t user, const JailedProgram& program) {

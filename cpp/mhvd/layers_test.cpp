@@ -100,11 +100,12 @@ TEST(LayerRegistry, ChecksWhatIsInstalledBeforeItIsStarted) {
   EXPECT_THROW(registry.install(folder.file("made9.tar")), Error);
 }
 
-TEST(LayerProcesses, ShowTheModulesThatLayersInPythonImport) {
+TEST(LayerProcesses, ShowWhatLayersInPythonImportAndTheOperatorsData) {
   const TempFolder folder;
   Config config;
   config.jail = folder.file("jail");
   config.layer_python = folder.file("python");
+  config.layer_data = folder.file("data");
   write(config.jail, "#!/bin/sh\necho \"$@\" >" + folder.file("arguments") + "\n", true);
   LayerPackage package;
   package.folder = folder.file("package");
@@ -117,6 +118,10 @@ TEST(LayerProcesses, ShowTheModulesThatLayersInPythonImport) {
   EXPECT_THAT(arguments(), ::testing::Not(HasSubstr("--python-path")));
   std::filesystem::create_directories(config.layer_python);
   EXPECT_THAT(arguments(), HasSubstr("--python-path " + config.layer_python + " "));
+  std::filesystem::create_directories(config.layer_data + "/other");
+  EXPECT_THAT(arguments(), ::testing::Not(HasSubstr("--data")));
+  std::filesystem::create_directories(config.layer_data + "/one");
+  EXPECT_THAT(arguments(), HasSubstr("--data " + config.layer_data + "/one "));
 }
 
 TEST(SubordinateIds, AreThoseOfTheUser) {
