@@ -115,14 +115,14 @@ TEST_P(Jail, ReadsTheOperatorsDataAndCannotChangeIt) {
   std::filesystem::create_directories(data);
   std::filesystem::permissions(data, std::filesystem::perms(0777));
   std::ofstream(data + "/known") << "of the operator\n";
-  std::ofstream(package() + "/layer.sh") << "#!/bin/sh\ncat /data/*\necho >/data/more\n";
+  std::ofstream(package() + "/layer.sh") << "#!/bin/sh\nread -r line </data/known\necho \"$line\"\necho >/data/more\n";
   std::filesystem::permissions(package() + "/layer.sh", std::filesystem::perms(0755));
   set("--program", "layer.sh");
   EXPECT_EQ(run({}).output.find("of the operator"), std::string::npos);
   set("--data", data);
   const Ended ended = run({});
   EXPECT_NE(ended.output.find("of the operator\n"), std::string::npos) << ended.output;
-  EXPECT_NE(ended.output.find("/data/more: Read-only file system"), std::string::npos) << ended.output;
+  EXPECT_NE(ended.output.find("cannot create /data/more: Read-only file system"), std::string::npos) << ended.output;
 }
 
 Fd text_for_reading(const std::string& text, unsigned mode) {

@@ -5,9 +5,11 @@ The guest is suspended meanwhile: no processor runs into what was put there.
 MHV_SOAK_S sets for how many seconds a busy guest is watched (default 24; tests/soak/run takes an hour).
 """
 
+import contextlib
 import json
 import os
 import struct
+import subprocess
 import time
 
 import lab
@@ -223,8 +225,8 @@ done
 """
 
 
-@pytest.fixture
-def busy_guest(host, images, state):
+@contextlib.contextmanager
+def busy(host, images, state):
     guest = TalkingGuest(host, images, state / "guests", ram_mib=256)
     try:
         guest.start()
@@ -235,6 +237,12 @@ def busy_guest(host, images, state):
         yield guest, lambda: len(shell.say("cat /tmp/rounds").split())
     finally:
         guest.remove()
+
+
+@pytest.fixture
+def busy_guest(host, images, state):
+    with busy(host, images, state) as seen:
+        yield seen
 
 
 def watch(engine, guest, rounds, seconds):
@@ -305,4 +313,48 @@ def test_a_guest_that_starts_again_is_measured_again(engine, host, make_guest):
 
     lab.wait_until("the new kernel to be measured", measured_again)
     assert findings(engine, guest) == []
+    guest.assert_whole()
+
+
+VENDOR_FOLDER = "/etc/nova-mhv/layer-data/integrity"
+
+
+@pytest.fixture(params=["5.10", "6.1", "6.12"])
+def vendors_guest(request, host, state):
+    """A busy guest with a kernel of that series; the layer has a reference of it."""
+    images = state / f"images-{request.param}"
+    subprocess.run([lab.TOP / "devstack/guest/build", images, request.param], check=True, stdout=subprocess.DEVNULL)
+    kernel = subprocess.run([lab.TOP / "devstack/guest/kernel", request.param], check=True, capture_output=True, text=True)
+    host.run("mkdir", "-p", VENDOR_FOLDER)
+    try:
+        host.run(host.bin / "mhv-vendor-kernel", "--folder", VENDOR_FOLDER, kernel.stdout.split()[-1])
+        with busy(host, images, state) as (guest, _):
+            yield guest
+    finally:
+        host.run("rm", "-r", VENDOR_FOLDER)
+
+
+def test_what_was_patched_before_the_layer_came_is_found(engine, vendors_guest):
+    guest = vendors_guest
+    attach(engine, guest)
+    seen = status(engine, guest)
+    assert seen["vendor"]["sites"] > 50_000, seen
+    assert seen["unchecked"] == []
+    wait_for_checks(engine, guest, 20)
+    assert findings(engine, guest) == []
+    engine.forget(guest.uuid)
+
+    engine.attach(guest.name, "--service", "introspection")
+    kernel = Kernel(engine, guest)
+    place = kernel.symbol("tcp4_seq_show") + 16  # runs when /proc/net/tcp is read
+    was = kernel.read(place, 5)
+    engine.forget(guest.uuid)
+    kernel.write(place, b"\xe9\x00\x00\x00\x01")
+    try:
+        attach(engine, guest)
+        wait_for_checks(engine, guest, 5)
+        assert [(f["kind"], f["subject"]) for f in findings(engine, guest)] == [("vendor_text", "tcp4_seq_show")]
+        assert any(a["severity"] == "critical" and a["title"] == "vendor_text tcp4_seq_show" for a in engine.call("alerts", guest.name)["alerts"])
+    finally:
+        kernel.write(place, was)
     guest.assert_whole()
