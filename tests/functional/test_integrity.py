@@ -354,7 +354,9 @@ def test_what_was_patched_before_the_layer_came_is_found(engine, vendors_guest):
         attach(engine, guest)
         wait_for_checks(engine, guest, 5)
         assert [(f["kind"], f["subject"]) for f in findings(engine, guest)] == [("vendor_text", "tcp4_seq_show")]
-        assert any(a["severity"] == "critical" and a["title"] == "vendor_text tcp4_seq_show" for a in engine.call("alerts", guest.name)["alerts"])
+        assert any(
+            a["severity"] == "critical" and a["title"] == "vendor_text tcp4_seq_show" for a in engine.call("alerts", guest.name)["alerts"]
+        )
     finally:
         kernel.write(place, was)
     guest.assert_whole()

@@ -119,7 +119,12 @@ std::vector<std::byte> unpack(Bytes payload) {
   open(reader.get(), payload);
   archive_entry* entry = nullptr;
   if (!next(reader.get(), entry)) throw Error(Code::kCorrupt, "the kernel's payload is empty", kHint);
-  return read_all(reader.get(), kImageBytesMax);
+  std::vector<std::byte> out = read_all(reader.get(), kImageBytesMax);
+  if (!begins(out,
+              "\x7f"
+              "ELF"))
+    throw Error(Code::kCorrupt, "the kernel's payload is no ELF file, or is packed in an unknown way", kHint);
+  return out;
 }
 
 }  // namespace
