@@ -161,7 +161,8 @@ def attach(engine, guest, **configuration):
 
     def measured():
         try:
-            return status(engine, guest)["measured"]
+            seen = status(engine, guest)
+            return seen["measured"] or print(seen)
         except lab.EngineError as error:  # it is just being started
             return print(error)
 

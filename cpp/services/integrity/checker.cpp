@@ -24,8 +24,8 @@ constexpr std::uint64_t kModuleBytesMax = 256u << 20;  // of all that are measur
 
 // The kernel writes to what is fixed later until its start is over.
 void require_started(Reader& reader) {
-  constexpr std::uint32_t kRunning = 3;  // enum system_states since Linux 5.8
-  if (reader.get<std::uint32_t>(reader.kernel().symbol("system_state")) == kRunning) return;
+  const std::int32_t running = reader.kernel().types().enumerator("system_states", "SYSTEM_RUNNING").value_or(3);  // 2 before Linux 5.16
+  if (reader.get<std::int32_t>(reader.kernel().symbol("system_state")) == running) return;
   throw Error(Code::kBusy, "the guest's kernel has not finished its start, or is ending", "try again when it runs");
 }
 

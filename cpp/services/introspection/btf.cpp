@@ -27,6 +27,12 @@ struct Member {
 };
 static_assert(sizeof(Member) == 12);
 
+struct Enumerator {
+  std::uint32_t name;
+  std::int32_t value;
+};
+static_assert(sizeof(Enumerator) == 8);
+
 struct Array {
   std::uint32_t type, index_type, count;
 };
@@ -133,6 +139,18 @@ std::string_view Btf::string_at(std::uint32_t offset) const {
 std::optional<Btf::Type> Btf::type_at(std::uint32_t number) const {
   if (number == 0 || number > places_.size()) return std::nullopt;
   return load<Type>(bytes_, places_[number - 1]);
+}
+
+std::optional<std::int32_t> Btf::enumerator(std::string_view enumeration, std::string_view name) const {
+  for (const std::uint32_t place : places_) {
+    const auto type = load<Type>(bytes_, place);
+    if (kind_of(type.info) != kEnum || string_at(type.name) != enumeration) continue;
+    for (std::uint32_t i = 0; i < count_of(type.info); ++i) {
+      const auto one = load<Enumerator>(bytes_, place + sizeof(Type) + i * sizeof(Enumerator));
+      if (string_at(one.name) == name) return one.value;
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<std::uint32_t> Btf::without_qualifiers(std::uint32_t number) const {

@@ -34,6 +34,8 @@ class Btf {
   std::optional<Field> field(std::string_view name, std::string_view member) const;
   // Of a type: bytes, typedefs and qualifiers looked through; 0: it has none, or is too deep.
   std::uint64_t size_of(std::uint32_t type) const;
+  // The number that `name` of the enumeration is; nullopt: there is none. Takes time in proportion to all types.
+  std::optional<std::int32_t> enumerator(std::string_view enumeration, std::string_view name) const;
 
  private:
   struct Type {

@@ -39,6 +39,20 @@ std::vector<std::byte> tasks() {
   return btf.bytes();
 }
 
+TEST(BtfTest, SaysWhatEnumeratorsAre) {
+  TestBtf made;
+  made.add(kEnum, "others", 4, 1);
+  made.enumerator("RUNNING", 1);
+  made.add(kEnum, "states", 4, 2);
+  made.enumerator("BOOTING", 0);
+  made.enumerator("RUNNING", 2);
+  const Btf btf(made.bytes());
+  EXPECT_EQ(btf.enumerator("states", "RUNNING"), 2);
+  EXPECT_EQ(btf.enumerator("others", "RUNNING"), 1);
+  EXPECT_EQ(btf.enumerator("others", "BOOTING"), std::nullopt);
+  EXPECT_EQ(btf.enumerator("none", "RUNNING"), std::nullopt);
+}
+
 TEST(BtfTest, SaysWhereMembersAre) {
   const Btf btf(tasks());
   EXPECT_EQ(btf.field("task", "pid")->offset, 4u);

@@ -80,7 +80,7 @@ class Writer {
 };
 
 // Kinds of types.
-inline constexpr std::uint32_t kInt = 1, kPtr = 2, kArray = 3, kStruct = 4, kUnion = 5, kTypedef = 8, kConst = 10;
+inline constexpr std::uint32_t kInt = 1, kPtr = 2, kArray = 3, kStruct = 4, kUnion = 5, kEnum = 6, kTypedef = 8, kConst = 10;
 inline constexpr std::uint32_t kBitFields = 1u << 31;
 
 class TestBtf {
@@ -97,6 +97,10 @@ class TestBtf {
     types_.put(text(name));
     types_.put(type);
     types_.put(bits);
+  }
+  void enumerator(const std::string& name, std::uint32_t value) {
+    types_.put(text(name));
+    types_.put(value);
   }
   std::vector<std::byte> bytes() {
     Writer out;
