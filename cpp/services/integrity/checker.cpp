@@ -189,7 +189,7 @@ void Checker::Impl::compare_with_vendor(Reader& reader, CodeMap& map, std::share
   try {
     SiteJudge judge(reader, map);
     vendor_.emplace(kernel_, std::move(vendor));
-    vendor_->compare(reader, judge, list_probes(reader));
+    vendor_->compare(reader, judge);
   } catch (const Error& error) {
     if (error.code() != Code::kUnsupported && error.code() != Code::kCorrupt) throw;
     unchecked_.push_back(std::string("the vendor's text: ") + error.what());

@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Reader reader(kernel);
     CodeMap map(reader, where);
     SiteJudge judge(reader, map);
-    text.compare(reader, judge, {});
+    text.compare(reader, judge);
     std::vector<Finding> found;
     text.check(reader, judge, {}, found);
   } catch (const mhv::Error&) {

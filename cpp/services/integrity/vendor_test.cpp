@@ -97,6 +97,9 @@ TEST_F(VendorTest, Retpolines) {
   EXPECT_EQ(kinds(look()), "");
   made.put_bytes(kModules + 0x18'0020, {0x41, 0xff, 0xe2});
   expect_found(kThrough, "a thunk of another register");
+  made.put_bytes(kModules + 0x18'0008, {0x41, 0xff, 0xe3});
+  made.put_branch(function(kThrough), 0xe8, kModules + 0x18'0008);
+  expect_found(kThrough, "in the lower half of a line");
 }
 
 TEST_F(VendorTest, LocksAndSealsAndConstants) {

@@ -68,7 +68,7 @@ void VendorText::undo(std::span<const Probe> probes, LinkedAt at, std::span<std:
   }
 }
 
-void VendorText::compare(Reader& reader, SiteJudge& judge, std::span<const Probe> probes) {
+void VendorText::compare(Reader& reader, SiteJudge& judge) {
   const auto& text = match_->text();
   std::vector<std::byte> now(text.bytes.size());
   for (std::size_t at = 0; at < now.size(); at += kTogether) {
@@ -77,7 +77,6 @@ void VendorText::compare(Reader& reader, SiteJudge& judge, std::span<const Probe
       throw Error(Code::kBusy, "the guest's kernel has code where nothing can be read, near " + hex(from.value), "try again");
     }
   }
-  undo(probes, text.at, now);
   wrong_.clear();
   for (const Piece& piece : pieces()) {
     if (!match_->is_right(reader, judge, piece.at, std::span(now).subspan(piece.at - text.at, piece.bytes))) wrong_.push_back(piece);

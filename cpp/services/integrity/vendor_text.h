@@ -18,8 +18,8 @@ class VendorText {
   VendorText(const Kernel& kernel, std::shared_ptr<const VendorImage> image);
 
   // The whole of it, once. Throws kBusy: not all of it can be read.
-  void compare(Reader& reader, SiteJudge& judge, std::span<const Probe> probes);
-  // What of it was wrong, and still is.
+  void compare(Reader& reader, SiteJudge& judge);
+  // What of it was wrong, and still is; what `probes` changed is not.
   void check(Reader& reader, SiteJudge& judge, std::span<const Probe> probes, std::vector<Finding>& out);
 
   std::size_t sites() const { return sites_; }
