@@ -103,13 +103,14 @@ VendorImage::VendorImage(Bytes file) {
   added_ = read_relocations(file, end);
   taken_ = read_relocations(file, end);
   wide_ = read_relocations(file, end);
-  symbols_ = introspection::Kallsyms::parse(section(".rodata").bytes);
+  const Section rodata = section(".rodata");
+  if (rodata.bytes.empty() || section(".text").bytes.empty()) fail("it has no text, or no data");
+  symbols_ = introspection::Kallsyms::parse(rodata.bytes);
   if (!symbols_) fail("it has no kallsyms");
   const auto at = find("linux_banner");
-  const Section rodata = section(".rodata");
   if (at && rodata.has(*at)) banner_ = text_at(rodata.bytes, *at - rodata.at, kBannerMax);
   if (banner_.ends_with('\n')) banner_.pop_back();
-  if (section(".text").bytes.empty() || banner_.empty()) fail("it has no text, or no banner");
+  if (banner_.empty()) fail("it has no banner");
 }
 
 bool VendorImage::may_have(Bytes file, std::string_view banner) {
