@@ -27,6 +27,16 @@ BOOT_S = 120 * SLOW
 COMMAND_S = 180 * SLOW
 
 
+KERNELS = ("5.10", "6.1", "6.12")  # of Debian 11, of 12, of its backports
+
+
+def images_with(state, kernel):
+    """The folder of the test guest's images with a kernel of that series."""
+    images = state / f"images-{kernel}"
+    subprocess.run([TOP / "devstack/guest/build", images, kernel], check=True, stdout=subprocess.DEVNULL)
+    return images
+
+
 def wait_until(what, condition, seconds=60.0):
     """Polls until `condition()` is true, and returns its value; fails with `what` and the last value otherwise."""
     deadline = time.monotonic() + seconds * SLOW

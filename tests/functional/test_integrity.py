@@ -174,12 +174,16 @@ def wait_for_checks(engine, guest, more):
     lab.wait_until(f"{more} more checks", lambda: status(engine, guest)["checks"] >= before + more)
 
 
-@pytest.fixture(scope="module")
-def watched(pool, engine):
-    guest = pool.take("memfd")
-    attach(engine, guest)
-    yield guest
-    pool.give_back(guest, failed=True)
+@pytest.fixture(scope="module", params=lab.KERNELS)
+def watched(request, host, engine, state):
+    guest = TalkingGuest(host, lab.images_with(state, request.param), state / "guests", ram_mib=256)
+    try:
+        guest.start()
+        attach(engine, guest)
+        yield guest
+        engine.forget(guest.uuid)
+    finally:
+        guest.remove()
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS, ids=lambda tampering: tampering.__name__)
@@ -320,11 +324,10 @@ def test_a_guest_that_starts_again_is_measured_again(engine, host, make_guest):
 VENDOR_FOLDER = "/etc/nova-mhv/layer-data/integrity"
 
 
-@pytest.fixture(params=["5.10", "6.1", "6.12"])
+@pytest.fixture(params=lab.KERNELS)
 def vendors_guest(request, host, state):
     """A busy guest with a kernel of that series; the layer has a reference of it."""
-    images = state / f"images-{request.param}"
-    subprocess.run([lab.TOP / "devstack/guest/build", images, request.param], check=True, stdout=subprocess.DEVNULL)
+    images = lab.images_with(state, request.param)
     kernel = subprocess.run([lab.TOP / "devstack/guest/kernel", request.param], check=True, capture_output=True, text=True)
     host.run("mkdir", "-p", VENDOR_FOLDER)
     try:

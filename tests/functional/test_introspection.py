@@ -7,7 +7,6 @@ to have been there one of the times.
 import ipaddress
 import re
 import struct
-import subprocess
 
 import lab
 import pytest
@@ -26,12 +25,10 @@ httpd -f -p [::1]:8080 & sleep 100005 | nc 127.0.0.1 7000 &
 SCENE_STARTED = "100001 100002 100003 100004 100005 syslogd mdev ping arping httpd nc"
 
 
-@pytest.fixture(scope="module", params=["5.10", "6.1", "6.12"])
+@pytest.fixture(scope="module", params=lab.KERNELS)
 def talker(request, host, engine, state):
     """An attached guest with a kernel of that series, and its shell."""
-    images = state / f"images-{request.param}"
-    subprocess.run([lab.TOP / "devstack/guest/build", images, request.param], check=True, stdout=subprocess.DEVNULL)
-    guest = TalkingGuest(host, images, state / "guests", ram_mib=256)
+    guest = TalkingGuest(host, lab.images_with(state, request.param), state / "guests", ram_mib=256)
     try:
         guest.start()
         shell = Shell(guest.folder / "serial")
