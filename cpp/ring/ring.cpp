@@ -265,15 +265,21 @@ std::optional<Message> Channel::receive() {
   return out;
 }
 
-std::optional<Message> Channel::receive_until(Clock::time_point deadline, microseconds spin) {
+bool Channel::receive_until(Message& into, Clock::time_point deadline, microseconds spin) {
   const Clock::time_point spin_until = Clock::now() + spin;
   Nap nap;
-  for (Message message;;) {
-    if (impl_->receive(message)) return message;
+  for (;;) {
+    if (impl_->receive(into)) return true;
     const Clock::time_point now = Clock::now();
-    if (now >= deadline) return std::nullopt;
+    if (now >= deadline) return false;
     if (now >= spin_until) impl_->wait(deadline, nap);
   }
+}
+
+std::optional<Message> Channel::receive_until(Clock::time_point deadline, microseconds spin) {
+  std::optional<Message> out(std::in_place);
+  if (!receive_until(*out, deadline, spin)) out.reset();
+  return out;
 }
 
 int Channel::wake_fd() const { return impl_->wake_fd(); }

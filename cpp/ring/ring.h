@@ -97,6 +97,8 @@ class Channel {
   // all that it had sent was received.
   std::optional<Message> receive_until(std::chrono::steady_clock::time_point deadline,
                                        std::chrono::microseconds spin = std::chrono::microseconds(20));
+  bool receive_until(Message& into, std::chrono::steady_clock::time_point deadline,
+                     std::chrono::microseconds spin = std::chrono::microseconds(20));
   // To wait for together with other descriptors: want_wake() first, and when this is readable receive() until it has nothing; then
   // want_wake() again. -1: both sides poll.
   int wake_fd() const;

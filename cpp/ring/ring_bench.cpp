@@ -70,15 +70,15 @@ double line_one_way_us() {
 double ring_one_way_us(unsigned count, microseconds spin) {
   Pair pair;
   std::thread other([&] {
-    while (const auto message = pair.layer.receive_until(kNever, spin)) {
-      if (message->type == Type::kStop) break;
-      pair.layer.send(Type::kEpochDone, message->id, message->payload);
+    for (Message message; pair.layer.receive_until(message, kNever, spin) && message.type != Type::kStop;) {
+      pair.layer.send(Type::kEpochDone, message.id, message.payload);
     }
   });
+  Message answer;
   const std::vector<std::byte> payload(64);
   const double out = median_us(count, [&] {
     pair.engine.send(Type::kEpoch, 0, payload);
-    pair.engine.receive_until(kNever, spin);
+    pair.engine.receive_until(answer, kNever, spin);
   });
   pair.engine.send(Type::kStop, 0, {});
   other.join();
@@ -111,7 +111,8 @@ double ring_GBps() {
   constexpr unsigned kCount = 400;
   Pair pair;
   std::thread other([&] {
-    for (unsigned i = 0; i < kCount * kBatches; ++i) pair.layer.receive_until(kNever);
+    Message message;
+    for (unsigned i = 0; i < kCount * kBatches; ++i) pair.layer.receive_until(message, kNever);
   });
   const std::vector<std::byte> payload(kLarge, std::byte{1});
   const double us = median_us(kCount, [&] { pair.engine.send_until(kNever, Type::kBytes, 0, payload); });

@@ -36,13 +36,13 @@ bool Engine::read_part(introspection::GuestPhys at, std::span<std::byte> out) {
   const ring::Read wanted{at.value, out.size()};
   send(ring::Type::kRead, id, std::as_bytes(std::span(&wanted, 1)));
   for (;;) {
-    ring::Message message = *channel_.receive_until(Clock::time_point::max());
-    if (message.type != ring::Type::kBytes) {
+    channel_.receive_until(answer_, Clock::time_point::max());
+    if (answer_.type != ring::Type::kBytes) {
       if (kept_.size() == kKeptMax) throw Error(Code::kUnavailable, "the engine does not answer a read");
-      kept_.push_back(std::move(message));
-    } else if (message.id == id) {
-      if (message.payload.size() != out.size()) return false;
-      std::ranges::copy(message.payload, out.begin());
+      kept_.push_back(std::move(answer_));
+    } else if (answer_.id == id) {
+      if (answer_.payload.size() != out.size()) return false;
+      std::ranges::copy(answer_.payload, out.begin());
       return true;
     }
   }

@@ -33,6 +33,7 @@ class Engine {
 
   ring::Channel channel_;
   std::deque<ring::Message> kept_;
+  ring::Message answer_;  // its memory is used again
   std::uint64_t next_read_ = 1;
 };
 

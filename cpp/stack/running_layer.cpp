@@ -247,9 +247,9 @@ bool RunningLayer::wait(Clock::duration most) const {
 
 bool RunningLayer::serve() {
   bool served = false;
-  while (const std::optional<ring::Message> message = channel_.receive()) {
+  for (ring::Message message; channel_.receive(message);) {
     served = true;
-    handle(*message);
+    handle(message);
     if (wait({})) break;
   }
   return served;

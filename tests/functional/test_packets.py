@@ -60,7 +60,10 @@ def netns(host):
 
 def is_plain(guest):
     """The guest's own tap is a port of the bridge, and nothing is left of the engine's."""
-    link = json.loads(guest.host.run("ip", "-d", "-j", "link", "show", "dev", guest.tap).stdout)[0]
+    shown = guest.host.run("ip", "-d", "-j", "link", "show", "dev", guest.tap, check=False)
+    if shown.returncode:  # just being put back
+        return False
+    link = json.loads(shown.stdout)[0]
     return link.get("master") == "br0" and link["linkinfo"]["info_kind"] == "tun" and not netns(guest.host)
 
 
