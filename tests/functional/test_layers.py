@@ -131,7 +131,10 @@ def test_a_layer_beside_a_recorded_guest(engine, host, guest, tmp_path):
 
 
 def test_layers_survive_the_worker(engine, host, guest):
-    lab.kill(engine.status(guest.name)["worker_pid"])
+    killed = engine.status(guest.name)["worker_pid"]
+    lab.kill(killed)
+    # Until mhvd knows of its end, its last words stand.
+    lab.wait_until("another worker", lambda: engine.status(guest.name).get("worker_pid", 0) not in (0, killed))
     engine.wait_state(guest.name, "attached")
     wait_ready(engine, guest, "introspection")
     introspect(engine, guest, "processes")
