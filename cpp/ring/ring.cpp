@@ -240,11 +240,14 @@ bool Channel::send(Type type, std::uint64_t id, std::span<const std::byte> paylo
 }
 
 bool Channel::send_until(Clock::time_point deadline, Type type, std::uint64_t id, std::span<const std::byte> payload, std::uint16_t flags) {
+  if (impl_->send(type, id, payload, flags)) return true;
+  const Clock::time_point spin_until = Clock::now() + kSpin;
   Nap nap;
-  while (!impl_->send(type, id, payload, flags)) {
-    if (Clock::now() >= deadline) return false;
-    take(nap, deadline);
-  }
+  do {
+    const Clock::time_point now = Clock::now();
+    if (now >= deadline) return false;
+    if (now >= spin_until) take(nap, deadline);
+  } while (!impl_->send(type, id, payload, flags));
   return true;
 }
 

@@ -35,7 +35,8 @@
 
 namespace mhv::ring {
 
-inline constexpr std::uint32_t kRingBytes = 1 << 20;  // each; a power of two
+inline constexpr std::uint32_t kRingBytes = 1 << 20;   // each; a power of two
+inline constexpr std::chrono::microseconds kSpin{20};  // for so long one looks again and again before one sleeps
 inline constexpr std::size_t kChannelBytes = 4096 + 2 * std::size_t{kRingBytes};
 inline constexpr std::size_t kChannelFileBytes = 4 << 20;  // a power of two, as a PCI BAR is; the rest of it is never touched
 
@@ -95,10 +96,8 @@ class Channel {
   bool receive(Message& into);
   // nullopt: nothing came until `deadline`. Looks again and again for `spin` before it sleeps. Throws kGone: the peer ended, and
   // all that it had sent was received.
-  std::optional<Message> receive_until(std::chrono::steady_clock::time_point deadline,
-                                       std::chrono::microseconds spin = std::chrono::microseconds(20));
-  bool receive_until(Message& into, std::chrono::steady_clock::time_point deadline,
-                     std::chrono::microseconds spin = std::chrono::microseconds(20));
+  std::optional<Message> receive_until(std::chrono::steady_clock::time_point deadline, std::chrono::microseconds spin = kSpin);
+  bool receive_until(Message& into, std::chrono::steady_clock::time_point deadline, std::chrono::microseconds spin = kSpin);
   // To wait for together with other descriptors: want_wake() first, and when this is readable receive() until it has nothing; then
   // want_wake() again. -1: both sides poll.
   int wake_fd() const;
