@@ -1,7 +1,7 @@
 // How much of a processor a layer may use: so many percent of one over ten seconds, from the outside.
 //
-// Not by cgroup: whoever puts processes into groups beneath its own may not stay in that itself, and systemd starts a unit again in the
-// unit's own group, which then takes no process (its DelegateSubgroup= is newer than Debian 12).
+// Not by cgroup: a group (v2) that hands controllers down takes no process itself (the kernel's cgroup-v2.rst, "No Internal Process
+// Constraint"), and systemd starts a unit again in the unit's own group; DelegateSubgroup=, which would help, came with systemd 254.
 #pragma once
 
 #include <chrono>

@@ -8,10 +8,16 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "mhvd/guest.h"
 #include "mhvd/guest_conf.h"
 
 namespace mhv::mhvd {
+namespace {
+
+constexpr std::size_t kReasonMax = 255;  // those of all layers fit into a guest.conf
+
+}  // namespace
 
 void Guest::settle_taps(const Domain& domain) {
   protocol::ServiceOptions options;
@@ -96,7 +102,7 @@ void Guest::on_network_wish(const protocol::NetworkWish& wish) {
   auto& holds = *conf_.mutable_network_holds();
   if (wish.hold() == holds.contains(wish.layer())) return;
   if (wish.hold()) {
-    holds[wish.layer()] = wish.reason();
+    holds[wish.layer()] = beginning(wish.reason(), kReasonMax);
     spdlog::warn("guest {} ({}): layer {} holds its network: {}", conf_.name(), uuid_, wish.layer(), wish.reason());
   } else {
     holds.erase(wish.layer());

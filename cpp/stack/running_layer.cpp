@@ -9,6 +9,8 @@
 #include <array>
 #include <cstring>
 
+#include "base/text.h"
+
 namespace mhv::stack {
 namespace {
 
@@ -39,7 +41,7 @@ std::string dump(const OrderedJson& value) { return value.dump(-1, ' ', false, O
 std::string shown(const OrderedJson& from, const char* key) {
   const auto found = from.find(key);
   if (found == from.end() || !found->is_string()) return "";
-  std::string out = found->get<std::string>().substr(0, kShownMax);
+  std::string out = beginning(found->get_ref<const std::string&>(), kShownMax);
   std::ranges::replace_if(
       out, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }, ' ');
   return out;
@@ -365,7 +367,7 @@ void RunningLayer::alert(const OrderedJson& said) {
 void RunningLayer::ask(const OrderedJson& said) {
   const std::string action = shown(said, "action");
   if (!charter_.actions.contains(action)) {
-    throw Error(Code::kPermission, "it asks for \"" + action.substr(0, 64) + "\", which its manifest does not claim");
+    throw Error(Code::kPermission, "it asks for \"" + beginning(action, 64) + "\", which its manifest does not claim");
   }
   if (asks_.take()) {
     handlers_.on_ask({action, shown(said, "reason"), said.value("before_ns", std::uint64_t{0})});

@@ -251,6 +251,9 @@ TEST_F(RunningLayerTest, PassesAlertsEventsAndWishesOn) {
   EXPECT_EQ(noted(), R"(alert critical a b {"pid":1})");
   say(Type::kAlert, R"({"severity": "loud", "title": 5})");
   EXPECT_EQ(noted(), "alert info  {}");
+  const std::string long_title(4095, 'a');
+  say(Type::kAlert, R"({"severity": "info", "title": ")" + long_title + "\u00e9\"}");  // what goes on has to be UTF-8
+  EXPECT_EQ(noted(), "alert info " + long_title + " {}");
   say(Type::kEvent, R"({"kind": "x"})");
   EXPECT_EQ(noted(), R"(event {"kind":"x"})");
   say(Type::kAsk, R"({"action": "checkpoint", "reason": "why"})");

@@ -2,9 +2,15 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "base/text.h"
 #include "worker/worker.h"
 
 namespace mhv::worker {
+namespace {
+
+constexpr std::size_t kNameMax = 255;
+
+}  // namespace
 
 Layers::Owner Worker::layers_owner() {
   Layers::Owner owner;
@@ -33,7 +39,7 @@ void Worker::act_for_layer(const std::string& layer, const stack::RunningLayer::
   spdlog::warn("guest {} ({}): layer {} asks for {}: {}", name_, guest_, layer, wish.action, wish.reason);
   try {
     if (wish.action == "checkpoint") {
-      create(fmt::format("{}: {}", layer, wish.reason).substr(0, 255), false, no_progress);
+      create(beginning(fmt::format("{}: {}", layer, wish.reason), kNameMax), false, no_progress);
     } else if (wish.action == "rollback") {
       protocol::Request request;
       request.mutable_checkpoint_restore()->set_id(newest_before(wish.before_ns));

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "integrity/checker.h"
 #include "integrity/vendor_files.h"
 #include "sdk/layer.h"
@@ -101,7 +102,7 @@ class Integrity : public sdk::Layer {
       news += (news.empty() ? "" : ", ") + key(finding);
     }
     findings_ = std::move(now);
-    if (!news.empty()) act(news.substr(0, 200));
+    if (!news.empty()) act(beginning(news, 200));
     if (findings_.empty()) clean_ns_ = time_ns;
   }
 
