@@ -11,16 +11,15 @@
 namespace mhv::stack {
 namespace {
 
-constexpr const char* kCheckpoint = R"({
-  "name": "checkpoint", "version": "1", "vendor": "nova-mhv", "abi": 1, "program": "mhv-worker",
-  "claims": {"memory": "read", "written_pages": true, "restore": true, "vcpu": "set", "disk": "see", "events": ["send"]},
-  "policy": "fail-open"
-})";
+// services/*/engine.json, as they were when this was built.
+constexpr const char* kManifests[] = {
+#include "engine_manifests.inc"
+};
 
 const std::map<std::string, Manifest, std::less<>>& all() {
   static const std::map<std::string, Manifest, std::less<>> manifests = [] {
     std::map<std::string, Manifest, std::less<>> out;
-    for (const char* text : {kCheckpoint}) {
+    for (const char* text : kManifests) {
       Manifest manifest = parse_manifest(text);
       manifest.built_in = true;
       const std::string name = manifest.name;

@@ -49,7 +49,7 @@ nlohmann::json LayerMemory::describe(int first_descriptor) const {
   return out;
 }
 
-bool LayerMemory::physical_ranges(const checkpoint::PageSet& pages, std::size_t max, std::vector<ring::PageRange>& out) const {
+bool LayerMemory::physical_ranges(const guest::PageSet& pages, std::size_t max, std::vector<ring::PageRange>& out) const {
   auto part = by_page_.begin();
   const auto first_page = [&](const guest::PhysicalPart& of) {
     return std::uint64_t{ram_.blocks()[of.block].first.value} + (of.offset >> kPageShift);

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/page_set.h"
+#include "guest/page_set.h"
 #include "guest/physical_map.h"
 #include "guest/ram.h"
 #include "stack/running_layer.h"
@@ -26,7 +26,7 @@ class LayerMemory : public stack::GuestMemory {
   // "memory" of kHello. `first_descriptor`: what the first of them is there.
   nlohmann::json describe(int first_descriptor) const;
   // These pages where the guest has them; the others it cannot reach. Above `max` ranges: nothing, and false.
-  bool physical_ranges(const checkpoint::PageSet& pages, std::size_t max, std::vector<ring::PageRange>& out) const;
+  bool physical_ranges(const guest::PageSet& pages, std::size_t max, std::vector<ring::PageRange>& out) const;
 
  private:
   const guest::PhysicalPart* find(std::uint64_t at) const;

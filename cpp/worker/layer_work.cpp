@@ -2,15 +2,11 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include "base/text.h"
+#include <algorithm>
+
 #include "worker/worker.h"
 
 namespace mhv::worker {
-namespace {
-
-constexpr std::size_t kNameMax = 255;
-
-}  // namespace
 
 Layers::Owner Worker::layers_owner() {
   Layers::Owner owner;
@@ -23,28 +19,20 @@ Layers::Owner Worker::layers_owner() {
   return owner;
 }
 
-void Worker::tick_layers() { layers_.tick(live_ && !is_held() && state_.phase() == checkpoint::RunState::Phase::kRunning); }
-
-std::string Worker::newest_before(std::uint64_t ns) const {
-  std::string found;
-  for (const store::CheckpointInfo& info : store_->list()) {
-    if (ns == 0 || static_cast<std::uint64_t>(info.created_ns) < ns) found = info.id;
-  }
-  if (found.empty()) throw Error(Code::kNotFound, "there is no checkpoint from before that");
-  return found;
+void Worker::tick_layers() {
+  const bool at_rest = std::ranges::none_of(services_, [](const auto& service) { return service->is_between_moments(); });
+  layers_.tick(live_ && !is_held() && at_rest);
 }
 
 void Worker::act_for_layer(const std::string& layer, const stack::RunningLayer::Wish& wish) {
   if (!live_) return;
   spdlog::warn("guest {} ({}): layer {} asks for {}: {}", name_, guest_, layer, wish.action, wish.reason);
   try {
-    if (wish.action == "checkpoint") {
-      create(beginning(fmt::format("{}: {}", layer, wish.reason), kNameMax), false, no_progress);
-    } else if (wish.action == "rollback") {
-      protocol::Request request;
-      request.mutable_checkpoint_restore()->set_id(newest_before(wish.before_ns));
-      restore(request);
-    } else if (wish.action == "hold" || wish.action == "release") {  // mhvd does it, for it outlives a worker
+    if (std::ranges::any_of(services_,
+                            [&](const auto& service) { return service->act(layer, wish.action, wish.reason, wish.before_ns); })) {
+      return;
+    }
+    if (wish.action == "hold" || wish.action == "release") {  // mhvd does it, for it outlives a worker
       protocol::WorkerReport out;
       out.mutable_network_wish()->set_layer(layer);
       out.mutable_network_wish()->set_hold(wish.action == "hold");

@@ -82,13 +82,12 @@ void Layers::configure(const std::vector<protocol::LayerSpec>& specs) {
   owner_.changed();
 }
 
-void Layers::guest_up(checkpoint::LiveGuest& live, checkpoint::Lineage& lineage) {
+void Layers::guest_up(guest::LiveGuest& live) {
   live_ = &live;
-  lineage_ = &lineage;
   for (const auto& entry : entries_) {
     if (!entry->running) entry->start_at = Clock::now();
   }
-  lineage.on_written([this](const std::vector<PageRange>* pages) {
+  listener_ = live.written.listen({.tell = [this](const std::vector<PageRange>* pages) {
     for (const auto& entry : entries_) {
       if (!entry->charter.written_pages || !entry->running) continue;
       if (pages == nullptr) {
@@ -97,16 +96,15 @@ void Layers::guest_up(checkpoint::LiveGuest& live, checkpoint::Lineage& lineage)
         entry->written.add(*pages);
       }
     }
-  });
+  }});
   schedule();
 }
 
 void Layers::guest_down() {
   for (const auto& entry : entries_) stop(*entry);
-  if (lineage_ != nullptr) lineage_->on_written({});
+  listener_.reset();
   memory_.reset();
   live_ = nullptr;
-  lineage_ = nullptr;
   schedule();
 }
 
@@ -144,7 +142,7 @@ void Layers::start(Entry& entry) {
   entry.started_at = Clock::now();
   entry.start_at = Clock::time_point::max();
   entry.epoch_at = Clock::now();
-  entry.written = checkpoint::PageSet(live_->ram.pages());
+  entry.written = guest::PageSet(live_->ram.pages());
   entry.written_all = true;
   auto running = std::make_shared<stack::RunningLayer>(std::move(channel.engine), entry.charter, hello.dump(), memory_,
                                                        handlers(entry.spec.name(), entry.generation));
@@ -302,7 +300,7 @@ void Layers::tell(const std::vector<Entry*>& due, bool may_pause) {
     for (Entry* const entry : due) entry->epoch_at = Clock::now() + 100ms;
     return;
   }
-  if (std::ranges::any_of(due, [](const Entry* entry) { return entry->charter.written_pages; })) lineage_->gather(live_->tracker, nullptr);
+  if (std::ranges::any_of(due, [](const Entry* entry) { return entry->charter.written_pages; })) live_->written.collect();
   stack::EpochFacts facts;
   std::vector<ring::Vcpu> vcpus;
   if (vcpus_wanted) vcpus = read_vcpus();

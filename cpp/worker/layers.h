@@ -10,11 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/lineage.h"
-#include "checkpoint/live_guest.h"
-#include "checkpoint/page_set.h"
+#include "engine/control.h"
+#include "guest/live_guest.h"
+#include "guest/page_set.h"
 #include "stack/running_layer.h"
-#include "worker/control.h"
 #include "worker/layer_memory.h"
 #include "worker/packet_work.h"
 
@@ -33,13 +32,13 @@ class Layers {
     std::function<void(std::uint64_t us)> paused;                                              // engine thread
   };
   // `control` and `packets` outlive it.
-  Layers(Control& control, PacketWork& packets, Owner owner) : control_(control), packets_(packets), owner_(std::move(owner)) {}
+  Layers(engine::Control& control, PacketWork& packets, Owner owner) : control_(control), packets_(packets), owner_(std::move(owner)) {}
   ~Layers() { guest_down(); }
 
   // Those that are not named end; those whose manifest or configuration is another start anew.
   void configure(const std::vector<protocol::LayerSpec>& specs);
-  // Until guest_down(), both outlive it.
-  void guest_up(checkpoint::LiveGuest& live, checkpoint::Lineage& lineage);
+  // Until guest_down(), which has to come before its end.
+  void guest_up(guest::LiveGuest& live);
   void guest_down();
   void all_written();  // memory was put back by a restore
   // Its process is no more, or of no use: it is started again.
@@ -61,7 +60,7 @@ class Layers {
     std::shared_ptr<stack::RunningLayer> running;
     Clock::time_point start_at{}, started_at{}, epoch_at{};
     Clock::duration delay{};
-    checkpoint::PageSet written{0};
+    guest::PageSet written{0};
     bool written_all = true;
     protocol::LayerStatus status;
   };
@@ -77,11 +76,11 @@ class Layers {
   void schedule();
   Entry* find(const std::string& name);
 
-  Control& control_;
+  engine::Control& control_;
   PacketWork& packets_;
   const Owner owner_;
-  checkpoint::LiveGuest* live_ = nullptr;
-  checkpoint::Lineage* lineage_ = nullptr;
+  guest::LiveGuest* live_ = nullptr;
+  std::shared_ptr<const guest::WrittenPages::Listener> listener_;
   std::shared_ptr<LayerMemory> memory_;
   Clock::time_point due_ = Clock::time_point::max();
   std::uint64_t next_generation_ = 1;

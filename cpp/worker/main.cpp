@@ -5,7 +5,8 @@
 #include <cstring>
 #include <iostream>
 
-#include "worker/control.h"
+#include "checkpoint/service.h"
+#include "engine/control.h"
 #include "worker/sandbox.h"
 #include "worker/worker.h"
 
@@ -14,8 +15,8 @@ namespace {
 constexpr int kControlFd = 3;
 
 int run() {
-  mhv::worker::Control control(mhv::Fd::own(kControlFd));
-  std::optional<mhv::worker::Command> first = control.receive();
+  mhv::engine::Control control(mhv::Fd::own(kControlFd));
+  std::optional<mhv::engine::Command> first = control.receive();
   if (!first) return 0;
   if (!first->message.has_start() || first->fds.size() != 1)
     throw mhv::Error(mhv::Code::kInvalid, "the first command is not a start with one descriptor");
@@ -23,13 +24,15 @@ int run() {
   std::optional<mhv::worker::Worker> worker;
   try {
     mhv::worker::enter_sandbox(start.store_path());
-    worker.emplace(control, start, first->fds[0]);
+    worker.emplace(control, start);
+    worker->add(std::make_unique<mhv::checkpoint::CheckpointService>(*worker, start, first->fds[0]));
     mhv::keys::wipe(*first->message.mutable_start()->mutable_store_key());
   } catch (const mhv::Error& error) {
     control.fail(0, error);  // about no request: why this worker ends
     throw;
   }
-  return worker->serve();
+  worker->serve();
+  return 0;
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "worker/convert.h"
@@ -10,51 +11,24 @@
 namespace mhv::worker {
 namespace {
 
-constexpr std::uint32_t kListMax = 1000;
-constexpr double kOverheadMaxPercent = 10;
-// What the first write to a protected page costs the guest: fault_us of tests/bench/run checkpoint.
-constexpr std::chrono::nanoseconds kFaultCost{3000};
-constexpr auto kProgressEvery = std::chrono::milliseconds(100);
-
-std::unique_ptr<store::Store> open_store(const protocol::WorkerStart& start) {
-  store::StoreOptions options;
-  if (!start.store_key().empty()) options.key.emplace(start.store_key());
-  options.refuse_plain = start.refuse_plain_store();
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  for (;;) {
-    try {
-      auto store = store::Store::open(start.store_path(), options);
-      if (options.key && !store->encrypted()) {
-        spdlog::warn("guest {} ({}): its store is not encrypted, though there is a key: it is older, or somebody put it there",
-                     start.name(), start.guest());
-      }
-      return store;
-    } catch (const Error& error) {
-      if (error.code() != Code::kBusy || std::chrono::steady_clock::now() > deadline) throw;
-      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the former worker is finishing
-    }
-  }
+protocol::Reply done() {
+  protocol::Reply reply;
+  reply.mutable_done();
+  return reply;
 }
 
 }  // namespace
 
-Worker::Worker(Control& control, const protocol::WorkerStart& start, const Fd& run_state)
-    : control_(control),
-      guest_(start.guest()),
-      name_(start.name()),
-      store_path_(start.store_path()),
-      options_(start.options()),
-      state_(run_state),
-      store_(open_store(start)),
-      layers_(control, packets_, layers_owner()) {
+Worker::Worker(engine::Control& control, const protocol::WorkerStart& start)
+    : control_(control), guest_(start.guest()), name_(start.name()), options_(start.options()), layers_(control, packets_, layers_owner()) {
   layers_.configure({start.layers().begin(), start.layers().end()});
-  report("stopped");
 }
 
-int Worker::serve() {
+void Worker::serve() {
+  report("stopped");
   std::thread engine([this] { run(); });
   try {
-    while (std::optional<Command> command = control_.receive()) dispatch(std::move(*command));
+    while (std::optional<engine::Command> command = control_.receive()) dispatch(std::move(*command));
   } catch (const Error& error) {
     spdlog::error("guest {} ({}): {}", name_, guest_, error.what());
   }
@@ -64,12 +38,11 @@ int Worker::serve() {
   }
   changed_.notify_one();
   engine.join();
-  return failed_ ? 1 : 0;
 }
 
 // ---------------------------------------------------------------- control thread
 
-void Worker::dispatch(Command command) {
+void Worker::dispatch(engine::Command command) {
   using Kind = protocol::WorkerCommand;
   switch (command.message.body_case()) {
     case Kind::kMemoryUp:
@@ -91,13 +64,16 @@ void Worker::dispatch(Command command) {
       break;
     // At once: what the guest sends does not wait for what the engine thread does.
     case Kind::kTaps: packets_.change_taps(command.message.taps(), std::move(command.fds)); break;
-    case Kind::kReadAhead: enqueue([this, id = command.message.read_ahead()] { read_ahead(id); }); break;
+    case Kind::kReadAhead:
+      enqueue([this, id = command.message.read_ahead()] {
+        for (const auto& service : services_) service->read_ahead(id);
+      });
+      break;
     case Kind::kOptions:
       enqueue([this, options = command.message.options().options(), layers = command.message.options().layers()] {
         options_ = options;
         layers_.configure({layers.begin(), layers.end()});
-        if (live_) live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
-        start_pace();
+        for (const auto& service : services_) service->configure(options_);
       });
       break;
     case Kind::kLayerEnded:
@@ -111,87 +87,15 @@ void Worker::dispatch(Command command) {
 void Worker::dispatch(const protocol::Request& request, std::vector<Fd> fds) {
   using Kind = protocol::Request;
   switch (request.body_case()) {
-    case Kind::kCheckpointList: list(request); break;
-    case Kind::kCheckpointShow: show(request); break;
-    case Kind::kLayerCall: layers_.call(request.id(), request.layer_call()); break;
-    case Kind::kCheckpointCreate: enqueue(request, [this, request] { return create(request); }); break;
-    case Kind::kCheckpointRestore: enqueue(request, [this, request] { return restore(request); }); break;
-    case Kind::kCheckpointVerify: enqueue(request, [this, request] { return verify(request); }); break;
-    case Kind::kStoreRepair: enqueue(request, [this, request] { return repair(request); }); break;
-    case Kind::kStoreStat: enqueue(request, [this] { return stat(); }); break;
-    case Kind::kStoreCompact: enqueue(request, [this, request] { return compact_now(request); }); break;
-    case Kind::kCheckpointDelete:
-      enqueue(request, [this, id = request.checkpoint_delete().id()] {
-        remove({id});
-        protocol::Reply reply;
-        reply.mutable_done();
-        return reply;
-      });
-      break;
-    case Kind::kCheckpointExport:
-    case Kind::kCheckpointExportDisk:
-      if (fds.size() != 1) {
-        control_.fail(request.id(), Error(Code::kInvalid, "an export needs one open file beside it"));
-        break;
-      }
-      enqueue(request, [this, request, file = std::make_shared<Fd>(std::move(fds[0]))] { return export_to(request, *file); });
-      break;
-    case Kind::kHold:
-      enqueue(request, [this, hold = request.hold()] {
-        const auto timeout =
-            std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::clamp(hold.timeout_s(), 0.0, 86400.0)));
-        held_ = Holding{hold.reason(), Clock::now() + timeout};
-        if (live_) report("held", "held for " + hold.reason());
-        protocol::Reply reply;
-        reply.mutable_done();
-        return reply;
-      });
-      break;
-    case Kind::kRelease:
-      enqueue(request, [this] {
-        held_.reset();
-        on_fill_change();
-        if (live_) report("attached");
-        protocol::Reply reply;
-        reply.mutable_done();
-        return reply;
-      });
-      break;
-    case Kind::kForget: enqueue(request, [this] { return forget(); }); break;
-    default:
-      control_.fail(request.id(),
-                    Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
+    case Kind::kLayerCall: layers_.call(request.id(), request.layer_call()); return;
+    case Kind::kHold: enqueue(request, [this, wanted = request.hold()] { return hold(wanted); }); return;
+    case Kind::kRelease: enqueue(request, [this] { return release(); }); return;
+    case Kind::kForget: enqueue(request, [this] { return forget(); }); return;
+    default: break;
   }
-}
-
-void Worker::list(const protocol::Request& request) {
-  const protocol::CheckpointList& asked = request.checkpoint_list();
-  const std::uint32_t limit = asked.limit() == 0 ? kListMax : std::min(asked.limit(), kListMax);
-  const std::string current = state_.current();
-  protocol::Reply reply;
-  protocol::CheckpointListReply& out = *reply.mutable_checkpoint_list();
-  try {
-    std::vector<store::CheckpointInfo> found = store_->list(asked.marker(), std::size_t{limit} + 1);
-    if (found.size() > limit) {
-      out.set_more(true);
-      found.pop_back();
-    }
-    for (const store::CheckpointInfo& info : found) *out.add_checkpoints() = to_protocol(info, guest_, current);
-    control_.reply(request.id(), std::move(reply));
-  } catch (const Error& error) {
-    control_.fail(request.id(), error);
-  }
-}
-
-void Worker::show(const protocol::Request& request) {
-  try {
-    protocol::Reply reply;
-    *reply.mutable_checkpoint()->mutable_checkpoint() =
-        to_protocol(store_->get_without_xml(request.checkpoint_show().id()), guest_, state_.current());
-    control_.reply(request.id(), std::move(reply));
-  } catch (const Error& error) {
-    control_.fail(request.id(), error);
-  }
+  if (std::ranges::any_of(services_, [&](const auto& service) { return service->dispatch(request, fds); })) return;
+  control_.fail(request.id(),
+                Error(Code::kInvalid, "this worker does not know that request", "run the same release of mhvd and mhv-worker"));
 }
 
 void Worker::enqueue(Task task) {
@@ -216,10 +120,19 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 
 // ---------------------------------------------------------------- engine thread
 
+// Whoever waits longest is first, so that nobody who is always due keeps the others waiting. nullptr: the layers.
+std::pair<Worker::Clock::time_point, engine::Service*> Worker::first_due() const {
+  std::pair<Clock::time_point, engine::Service*> out{layers_.due(), nullptr};
+  for (const auto& service : services_) {
+    if (const auto due = service->due(); due <= out.first) out = {due, service.get()};
+  }
+  return out;
+}
+
 std::optional<Worker::Task> Worker::next_task() {
+  const auto [until, service] = first_due();
   std::unique_lock lock(mutex_);
   const auto ready = [this] { return closing_ || !tasks_.empty(); };
-  const Clock::time_point until = wake_at();
   if (until == Clock::time_point::max()) {
     changed_.wait(lock, ready);
   } else {
@@ -231,10 +144,8 @@ std::optional<Worker::Task> Worker::next_task() {
     return task;
   }
   if (closing_) return std::nullopt;
-  if (filler_) return [this] { on_fill_change(); };
-  if (pace_.due() <= Clock::now()) return [this] { take_automatic_checkpoint(); };
-  if (layers_.due() <= Clock::now()) return [this] { tick_layers(); };
-  return [this] { compact(); };
+  if (service == nullptr) return [this] { tick_layers(); };
+  return [service] { service->tick(); };
 }
 
 void Worker::run() {
@@ -247,30 +158,28 @@ void Worker::run() {
       give_up(Error(Code::kInternal, error.what()));
     }
   }
-  fill_before_exit();
+  for (const auto& service : services_) service->finish();
 }
 
 void Worker::give_up(const Error& error) {
-  spdlog::error("guest {} ({}), epoch {}: {}; a new worker takes over", name_, guest_, epoch_, error.what());
+  spdlog::error("guest {} ({}): {}; a new worker takes over", name_, guest_, error.what());
   report("failed", error.what());
   // Not exit(): the threads still stand where they are. What a death leaves behind is recovered by the next worker.
   std::_Exit(1);
 }
 
+void Worker::memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds) {
+  for (const auto& service : services_) service->memory_up(up, to_missing_pages(up, fds));
+}
+
 void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
   drop_live();
   report("attaching");
-  state_.bind(up.qemu_pid(), up.qemu_start_time());
+  paused_us_ = 0;
   try {
-    memory_.emplace(to_missing_pages(up, fds));
-    if (!filler_ && !state_.filling().empty()) memory_up(up, fds);
+    memory_up(up, fds);
     live_ = to_live_guest(up, std::move(fds));
-    live_->snapshot_disks = options_.checkpoint_disks() != protocol::DISKS_NONE;
-    lineage_ = std::make_unique<checkpoint::Lineage>(live_->ram.pages(), state_, up.uffd_is_new());
-    mark_ = std::make_unique<checkpoint::RestoreMark>(store_path_ + "/restoring", ProcessId{up.qemu_pid(), up.qemu_start_time()});
-    finish_interrupted_work();
-    disk_points_ = std::make_unique<checkpoint::DiskPoints>(*live_, *store_);
-    checkpointer_ = std::make_unique<checkpoint::Checkpointer>(*live_, *store_, state_, *lineage_, *disk_points_, background_);
+    for (const auto& service : services_) service->guest_up(*live_, up);
   } catch (const Error& error) {
     if (error.code() == Code::kUnsupported || error.code() == Code::kInvalid) {
       spdlog::error("guest {} ({}): cannot attach: {}", name_, guest_, error.what());
@@ -280,47 +189,47 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
     }
     throw;
   }
-  paused_us_ = 0;
-  const std::optional<store::CheckpointInfo> newest = store_->newest();
-  epoch_ = newest ? newest->epoch : 0;
-  start_pace();
-  spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}, base {}", name_, guest_, live_->ram.bytes() >> 20,
-               live_->ram.blocks().size(), up.qemu_pid(), lineage_->base().value_or("unknown"));
-  if (filler_) filler_->prefetch();
+  spdlog::info("guest {} ({}): attached, {} MiB in {} blocks, qemu pid {}", name_, guest_, live_->ram.bytes() >> 20,
+               live_->ram.blocks().size(), up.qemu_pid());
   report("attached");
-  if (!filler_) layers_.guest_up(*live_, *lineage_);
-  on_fill_change();  // all may have been there before the guest was
+  memory_has_come();
 }
 
-// What waits for a page is served on.
+void Worker::memory_has_come() {
+  if (live_ && std::ranges::none_of(services_, [](const auto& service) { return service->has_memory_to_come(); })) {
+    layers_.guest_up(*live_);
+  }
+}
+
 void Worker::drop_live() {
   layers_.guest_down();
-  checkpointer_.reset();
-  disk_points_.reset();
-  mark_.reset();
-  lineage_.reset();
+  for (const auto& service : services_) service->detach();
   live_.reset();
-  memory_.reset();
   held_.reset();
-  pace_ = {};
 }
 
 void Worker::guest_down(const std::string& reason) {
   drop_live();
-  filler_.reset();
+  for (const auto& service : services_) service->guest_down();
   if (!reason.empty()) {
     spdlog::info("guest {} ({}): {}", name_, guest_, reason);
     report("stopped", reason);
   }
 }
 
-checkpoint::LiveGuest& Worker::live(const char* for_what) {
+void Worker::leave_guest() {
+  for (const auto& service : services_) service->leave();
+  if (live_) live_->tracker.detach();
+}
+
+void Worker::require_live(const char* for_what) const {
   if (!live_) {
     throw Error(Code::kInvalid, fmt::format("guest {} is not attached: it cannot be {}", name_, for_what),
                 "start the guest, and see: mhvctl status " + name_);
   }
-  return *live_;
 }
+
+Worker::Clock::time_point Worker::held_until() const { return held_ ? held_->until : Clock::time_point{}; }
 
 void Worker::refuse_while_held() const {
   if (is_held()) {
@@ -329,143 +238,25 @@ void Worker::refuse_while_held() const {
   }
 }
 
-std::string Worker::parent() const {
-  const std::string current = lineage_->base().value_or(state_.current());
-  if (store_->contains(current)) return store_->get_without_xml(current).blocks == live_->blocks() ? current : "";
-  std::string found;  // the last one that fits; the guest runs on top of none, so this is rare
-  for (const store::CheckpointInfo& info : store_->list()) {
-    if (info.blocks == live_->blocks()) found = info.id;
-  }
-  return found;
+protocol::Reply Worker::hold(const protocol::Hold& hold) {
+  const auto timeout =
+      std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(std::clamp(hold.timeout_s(), 0.0, 86400.0)));
+  held_ = Holding{hold.reason(), Clock::now() + timeout};
+  if (live_) report("held", "held for " + hold.reason());
+  return done();
 }
 
-store::CheckpointInfo Worker::create(const std::string& name, bool automatic, const checkpoint::StageFn& progress) {
-  live("checkpointed");
-  refuse_while_held();
-  if (state_.phase() == checkpoint::RunState::Phase::kRestoring) {
-    throw Error(Code::kBusy, "a restore of " + state_.target() + " did not finish; the guest is stopped between two moments",
-                "restore a checkpoint again, or restart the guest");
-  }
-  fill_first(progress);
-  const bool runs = automatic || live_->machine.running();  // there is no automatic one of a guest that stands still
-  const store::Effort effort = automatic && frequent() ? store::Effort::kQuick : store::Effort::kDense;
-  const store::CheckpointInfo info = checkpointer_->create({name, parent(), automatic, effort, ++epoch_, runs}, progress);
-  spdlog::log(automatic ? spdlog::level::debug : spdlog::level::info,
-              "guest {} ({}), epoch {}: checkpoint {}: {} pages changed, {} new, {} KiB stored, paused {} us", name_, guest_, info.epoch,
-              info.id, info.pages, info.pages_stored, info.bytes_stored >> 10, info.pause_us);
-  paused_us_ += info.pause_us;
-  if (info.parent.empty()) compact_soon();  // it was stored quickly, and is to be stored densely
-  report("attached");
-  return info;
-}
-
-void Worker::start_pace() {
-  pace_ = {};
-  if (!live_ || options_.checkpoint_interval_s() <= 0) return;
-  const auto interval = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.checkpoint_interval_s()));
-  const double percent = options_.checkpoint_overhead_max() > 0 ? options_.checkpoint_overhead_max() : kOverheadMaxPercent;
-  pace_ = checkpoint::Pace(interval, percent / 100, Clock::now());
-}
-
-void Worker::take_automatic_checkpoint() {
-  const Clock::time_point began = Clock::now();
-  Clock::duration cost{};
-  bool failed = false;
-  const bool wanted = live_ && !is_held() && !filler_ && state_.phase() == checkpoint::RunState::Phase::kRunning;
-  if (wanted && live_->machine.running()) {
-    try {
-      const store::CheckpointInfo info = create("", true, no_progress);
-      cost = std::chrono::microseconds(info.pause_us) + info.pages * kFaultCost;
-      thin_out();
-    } catch (const Error& error) {
-      if (error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
-      spdlog::error("guest {} ({}), epoch {}: no checkpoint: {}", name_, guest_, epoch_, error.what());
-      report("attached", fmt::format("the last automatic checkpoint failed: {}", error.what()));
-      failed = true;
-    }
-  }
-  pace_.took(began, Clock::now(), cost);
-  if (failed) pace_.postpone(began + std::chrono::seconds(1));
-}
-
-protocol::Reply Worker::create(const protocol::Request& request) {
-  const std::string& name = request.checkpoint_create().name();
-  if (name.size() > 255) throw Error(Code::kInvalid, "a checkpoint's name has at most 255 bytes");
-  protocol::Reply reply;
-  const store::CheckpointInfo info = create(name, false, progress_of(request.id()));
-  *reply.mutable_checkpoint()->mutable_checkpoint() = to_protocol(info, guest_, info.id);
-  return reply;
-}
-
-protocol::Reply Worker::restore(const protocol::Request& request) {
-  const std::string& id = request.checkpoint_restore().id();
-  live("restored in place");
-  refuse_while_held();
-  const store::CheckpointInfo info = store_->get_without_xml(id);
-  report("restoring", "restoring checkpoint " + id);
-  checkpoint::RollbackResult result;
-  try {
-    result = roll_back(request.checkpoint_restore(), progress_of(request.id()));
-  } catch (const Error& error) {
-    const bool stopped = state_.phase() == checkpoint::RunState::Phase::kRestoring;
-    report(stopped ? "failed" : "attached",
-           stopped ? fmt::format("the guest is stopped half-way to checkpoint {}: {}; restore again, or restart it", id, error.what())
-                   : fmt::format("the last restore failed: {}", error.what()));
-    throw;
-  }
-  paused_us_ += result.pause_us;
-  layers_.all_written();
-  spdlog::info("guest {} ({}): back at checkpoint {}, {} pages put back, paused {} us", name_, guest_, id, result.pages_written,
-               result.pause_us);
-  report("attached");
-  protocol::Reply reply;
-  protocol::RestoreReply& out = *reply.mutable_restore();
-  *out.mutable_checkpoint() = to_protocol(info, guest_, id);
-  out.set_pages_written(result.pages_written);
-  out.set_pause_us(result.pause_us);
-  out.set_in_place(!request.checkpoint_restore().new_process());
-  return reply;
-}
-
-protocol::Reply Worker::export_to(const protocol::Request& request, const Fd& file) {
-  protocol::Reply reply;
-  if (request.has_checkpoint_export_disk()) {
-    const protocol::CheckpointExportDisk& asked = request.checkpoint_export_disk();
-    reply.mutable_export_done()->set_bytes(checkpoint::export_disk_changes(*store_, asked.id(), asked.target(), file.get()));
-    return reply;
-  }
-  const protocol::CheckpointExport& asked = request.checkpoint_export();
-  const auto write = asked.format() == protocol::EXPORT_ELF_CORE ? checkpoint::export_elf_core : checkpoint::export_save_image;
-  reply.mutable_export_done()->set_bytes(write(*store_, asked.id(), file.get(), progress_of(request.id())));
-  return reply;
-}
-
-void Worker::leave_guest() {
-  fill_first(no_progress);
-  state_.forget_base();
-  if (disk_points_) disk_points_->leave();
-  if (live_) live_->tracker.detach();
+protocol::Reply Worker::release() {
+  held_.reset();
+  if (live_) report("attached");
+  return done();
 }
 
 protocol::Reply Worker::forget() {
-  fill_first(no_progress);
-  if (disk_points_) {
-    for (const store::CheckpointInfo& info : store_->list()) disk_points_->release(info);
-  }
-  store_->remove_all();
+  for (const auto& service : services_) service->forget();
   leave_guest();
   guest_down("forgotten");
-  protocol::Reply reply;
-  reply.mutable_done();
-  return reply;
-}
-
-checkpoint::StageFn Worker::progress_of(std::uint64_t request) {
-  return [this, request, last = Clock::time_point{}](const char* stage, std::uint64_t done, std::uint64_t total) mutable {
-    if (Clock::now() - last < kProgressEvery) return;
-    last = Clock::now();
-    control_.progress(request, stage, done, total);
-  };
+  return done();
 }
 
 void Worker::report(const std::string& state, const std::string& message) {
@@ -476,14 +267,10 @@ void Worker::report(const std::string& state, const std::string& message) {
   out.set_name(name_);
   out.set_state(state);
   out.set_message(message);
-  out.set_epoch(epoch_);
   out.set_paused_us(paused_us_);
-  if (const std::string current = state_.current(); store_->contains(current)) out.set_current(current);
-  out.set_checkpoints(static_cast<std::uint32_t>(store_->count()));
-  out.set_store_bytes(store_->bytes_on_disk());
   *out.mutable_options() = options_;
   if (live_) out.set_ram_bytes(live_->ram.bytes());
-  if (filler_) out.set_filling(filler_->checkpoint());
+  for (const auto& service : services_) service->add_status(out);
   for (protocol::LayerStatus& layer : layers_.status()) *out.add_layers() = std::move(layer);
   control_.send(report);
 }

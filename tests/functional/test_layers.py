@@ -142,6 +142,31 @@ def test_layers_survive_the_worker(engine, host, guest):
     guest.assert_whole()
 
 
+def test_what_only_a_layer_was_told_of_is_in_the_next_checkpoint(engine, host, guest):
+    """The kernel tells of a written page once: what a layer's epoch has heard of, another worker has to find out."""
+    engine.call("service", "add", guest.name, "heatmap")
+    wait_ready(engine, guest, "heatmap")
+    engine.create(guest.name)
+    guest.busy(2000, pages=500)
+    guest.quiet()
+    guest.suspend()
+    before = guest.ram_digests()
+    told = layers(engine, guest)["heatmap"]["epochs"]
+    lab.wait_until("two more epochs of the layer", lambda: layers(engine, guest)["heatmap"]["epochs"] >= told + 2)
+    killed = engine.status(guest.name)["worker_pid"]
+    lab.kill(killed)
+    lab.wait_until("another worker", lambda: engine.status(guest.name).get("worker_pid", 0) not in (0, killed))
+    engine.wait_state(guest.name, "attached")
+    checkpoint = engine.create(guest.name)
+    host.virsh("resume", guest.name)
+    guest.busy(2000, pages=500)
+    guest.suspend()
+    engine.restore(guest.name, checkpoint["id"])
+    assert guest.ram_digests() == before
+    host.virsh("resume", guest.name)
+    guest.assert_whole()
+
+
 def test_a_guest_that_starts_at_a_checkpoint_has_its_layers(engine, host, guest):
     guest.set("a", "1")
     checkpoint = engine.create(guest.name)

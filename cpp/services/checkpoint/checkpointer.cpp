@@ -42,7 +42,7 @@ std::string new_uuid() {
                      b[7], b[8], b[9], fmt::join(b.begin() + 10, b.end(), ""));
 }
 
-Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points,
+Checkpointer::Checkpointer(guest::LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points,
                            Background& background)
     : guest_(guest),
       store_(store),
@@ -52,7 +52,7 @@ Checkpointer::Checkpointer(LiveGuest& guest, store::Store& store, RunState& stat
       background_(background),
       staging_(guest.ram.pages(), 2048) {}
 
-void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const StageFn& progress) {
+void Checkpointer::stream(const guest::PageSet& pages, store::Writer& writer, const StageFn& progress) {
   std::vector<std::byte> run(kStreamRunPages * kPageSize);
   const std::uint64_t total = pages.count();
   std::uint64_t done = 0;
@@ -76,14 +76,14 @@ void Checkpointer::stream(const PageSet& pages, store::Writer& writer, const Sta
 // What a copy reads while the guest writes it is torn, and comes again: it was protected before it was read. Not so what a
 // disk is reading into memory that the kernel has pinned (O_DIRECT): that page is reported when the request begins, and not
 // when the data comes. So between a look and its copy, every request under way has to end.
-void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress) {
+void Checkpointer::copy_while_running(guest::PageSet& todo, store::Writer& writer, const StageFn& progress) {
   if (todo.count() < kCopyBeforePauseMin) return;
   guest_.machine.drain_disks();
   for (int round = 0; todo.count() > kStagedPagesMax && round < kStreamRoundsMax; ++round) {
     const std::uint32_t before = todo.count();
     stream(todo, writer, progress);
     todo.clear();
-    lineage_.gather(guest_.tracker, &todo);
+    todo.add(guest_.written.collect());
     guest_.machine.drain_disks();
     if (todo.count() > before / 2 && round > 0) break;  // it writes as fast as this copies
   }
@@ -93,19 +93,19 @@ void Checkpointer::copy_while_running(PageSet& todo, store::Writer& writer, cons
 }
 
 // `lately`: what else was written while it was at rest, or just before, is not looked for.
-void Checkpointer::copy_at_rest(PageSet& todo, bool lately, Paused& out) {
+void Checkpointer::copy_at_rest(guest::PageSet& todo, bool lately, Paused& out) {
   guest::DeviceSaver::Save save(guest_.saver);
   if (lately) {
-    lineage_.gather_written_lately(guest_.tracker, &todo);
+    todo.add(guest_.written.collect_written_lately());
   } else {
-    lineage_.gather_written(guest_.tracker, &todo);
+    todo.add(guest_.written.collect_written());
   }
   staging_.copy(guest_.ram, todo);
   out.at_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   out.device_state = save.finish();
 }
 
-void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out) {
+void Checkpointer::copy_with_disks(guest::PageSet& todo, DiskPoints::Attempt& disks, Paused& out) {
   Pause pause(guest_.machine, state_);
   copy_at_rest(todo, false, out);
   disks.take_stopped();
@@ -115,7 +115,7 @@ void Checkpointer::copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Pa
 
 // The disks' point, and that memory was written only where the pause looked, is proved when the guest runs again. Where it was
 // not so, this moment is given up for a later one, that is looked at whole; the last one has the disks' point taken in the pause.
-Checkpointer::Paused Checkpointer::pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks) {
+Checkpointer::Paused Checkpointer::pause_at_one_moment(guest::PageSet& todo, DiskPoints::Attempt& disks) {
   guest_.saver.prepare();
   Paused out;
   bool lately = guest_.ram.pages() > kLookedAtPagesMax && whole_ == 0;
@@ -155,13 +155,13 @@ store::CheckpointInfo Checkpointer::create(const CreateRequest& request, const S
   info.epoch = request.epoch;
   info.machine = guest_.machine_name;
   info.domain_xml = guest_.domain_xml;
-  info.blocks = guest_.blocks();
+  info.blocks = blocks_of(guest_.ram);
 
   store::Writer writer = store_.begin(request.parent, request.effort);
   // Only the difference to the base is known; against another parent every page has to be looked at.
   if (guest_.gave_memory_back() || lineage_.base() != request.parent) lineage_.lose();
   staging_.clear();
-  PageSet todo = lineage_.begin(guest_.tracker);
+  guest::PageSet todo = lineage_.begin();
   copy_while_running(todo, writer, progress);
   DiskPoints::Attempt disks(disk_points_, info);
   const Paused paused = pause_at_one_moment(todo, disks);

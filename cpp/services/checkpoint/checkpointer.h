@@ -7,9 +7,9 @@
 #include "base/background.h"
 #include "checkpoint/disk_points.h"
 #include "checkpoint/lineage.h"
-#include "checkpoint/live_guest.h"
 #include "checkpoint/run_state.h"
 #include "checkpoint/staging.h"
+#include "guest/live_guest.h"
 #include "store/store.h"
 
 namespace mhv::checkpoint {
@@ -31,26 +31,27 @@ std::string new_uuid();
 // One thread at a time. Everything given to the constructor outlives it.
 class Checkpointer {
  public:
-  Checkpointer(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points, Background& background);
+  Checkpointer(guest::LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, DiskPoints& disk_points,
+               Background& background);
 
   // The guest is stopped only for what was written during the copy before, the device state and the disks' snapshots.
   // Throws kNoSpace (nothing is lost, the next attempt holds these pages too), kGone, kCorrupt, kUnavailable.
   store::CheckpointInfo create(const CreateRequest& request, const StageFn& progress);
 
  private:
-  void stream(const PageSet& pages, store::Writer& writer, const StageFn& progress);
-  void copy_while_running(PageSet& todo, store::Writer& writer, const StageFn& progress);
+  void stream(const guest::PageSet& pages, store::Writer& writer, const StageFn& progress);
+  void copy_while_running(guest::PageSet& todo, store::Writer& writer, const StageFn& progress);
   struct Paused {
     std::vector<std::byte> device_state;
     std::int64_t at_ns = 0;
     std::uint64_t pause_us = 0;
   };
-  void copy_at_rest(PageSet& todo, bool lately, Paused& out);
-  void copy_with_disks(PageSet& todo, DiskPoints::Attempt& disks, Paused& out);
-  Paused pause_at_one_moment(PageSet& todo, DiskPoints::Attempt& disks);
+  void copy_at_rest(guest::PageSet& todo, bool lately, Paused& out);
+  void copy_with_disks(guest::PageSet& todo, DiskPoints::Attempt& disks, Paused& out);
+  Paused pause_at_one_moment(guest::PageSet& todo, DiskPoints::Attempt& disks);
   void store_staged(store::Writer& writer, const StageFn& progress);
 
-  LiveGuest& guest_;
+  guest::LiveGuest& guest_;
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;

@@ -15,6 +15,13 @@ constexpr unsigned kDiskShift = 48;
 
 store::BlockInfo disk_area() { return {kAreaName, std::uint64_t{kAreaPages} * kPageSize, false}; }
 
+std::vector<store::BlockInfo> blocks_of(const guest::Ram& ram) {
+  std::vector<store::BlockInfo> out;
+  for (const guest::RamBlock& block : ram.blocks()) out.push_back({block.name, block.bytes, block.read_only});
+  out.push_back(disk_area());
+  return out;
+}
+
 std::vector<store::BlockInfo> memory_blocks(const store::CheckpointInfo& info) {
   std::vector<store::BlockInfo> out = info.blocks;
   if (!out.empty() && out.back() == disk_area()) out.pop_back();

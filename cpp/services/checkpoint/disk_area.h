@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "guest/disk_changes.h"
+#include "guest/ram.h"
 #include "store/store.h"
 
 namespace mhv::checkpoint {
@@ -27,6 +28,8 @@ using DiskSlots = std::map<guest::DiskCluster, std::uint32_t>;
 
 // As the last of CheckpointInfo::blocks.
 store::BlockInfo disk_area();
+// Of a checkpoint of a guest with this memory.
+std::vector<store::BlockInfo> blocks_of(const guest::Ram& ram);
 // Of the guest: all blocks but the area, which checkpoints of former versions do not have.
 std::vector<store::BlockInfo> memory_blocks(const store::CheckpointInfo& info);
 

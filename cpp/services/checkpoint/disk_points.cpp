@@ -29,7 +29,7 @@ std::string tag_in(const store::CheckpointInfo& info) {
 
 }  // namespace
 
-DiskPoints::DiskPoints(LiveGuest& guest, const store::Store& store) : guest_(guest) {
+DiskPoints::DiskPoints(guest::LiveGuest& guest, const store::Store& store, bool wanted) : guest_(guest), wanted_(wanted) {
   for (const store::CheckpointInfo& info : store.list()) {
     if (const std::string tag = tag_in(info); !tag.empty()) ++users_[tag];
   }
@@ -38,7 +38,7 @@ DiskPoints::DiskPoints(LiveGuest& guest, const store::Store& store) : guest_(gue
 
 std::vector<guest::DiskNode> DiskPoints::nodes() const {
   std::vector<guest::DiskNode> out;
-  for (const Disk& disk : guest_.disks) {
+  for (const guest::Disk& disk : guest_.disks) {
     if (disk.can_snapshot()) out.push_back(disk.node);
   }
   return out;
@@ -81,8 +81,8 @@ void DiskPoints::release(const store::CheckpointInfo& info) noexcept {
 }
 
 DiskPoints::Attempt::Attempt(DiskPoints& points, store::CheckpointInfo& info) : points_(points), info_(info), slots_(points.slots_) {
-  if (!points_.guest_.snapshot_disks) return;
-  for (const Disk& disk : points_.guest_.disks) {
+  if (!points_.wanted_) return;
+  for (const guest::Disk& disk : points_.guest_.disks) {
     if (disk.read_only) continue;
     store::DiskInfo about{disk.node.target, disk.node.path, disk.node.format, "", ""};
     if (disk.can_snapshot()) {
@@ -223,11 +223,11 @@ std::string disk_tag(const store::CheckpointInfo& info) {
   return tag.empty() ? kPrefix + info.id : tag;
 }
 
-std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest) {
+std::map<std::string, std::set<std::string>> disk_snapshots(guest::LiveGuest& guest) {
   using Json = guest::Qmp::Json;
   std::map<std::string, std::set<std::string>> out;
   const Json nodes = guest.qmp.call("query-named-block-nodes", {{"flat", true}});
-  for (const Disk& disk : guest.disks) {
+  for (const guest::Disk& disk : guest.disks) {
     if (!disk.can_snapshot()) continue;
     std::set<std::string>& names = out[disk.node.target];
     for (const Json& node : nodes) {

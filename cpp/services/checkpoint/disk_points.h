@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "checkpoint/disk_area.h"
-#include "checkpoint/live_guest.h"
+#include "guest/live_guest.h"
 
 namespace mhv::checkpoint {
 
@@ -28,8 +28,11 @@ namespace mhv::checkpoint {
 class DiskPoints {
  public:
   // Deletes what attempts that a death cut off left in the disks, and snapshots of checkpoints that were deleted while
-  // the guest was off.
-  DiskPoints(LiveGuest& guest, const store::Store& store);
+  // the guest was off. `wanted`: as want().
+  DiskPoints(guest::LiveGuest& guest, const store::Store& store, bool wanted);
+
+  // false: checkpoints are without disks.
+  void want(bool wanted) { wanted_ = wanted; }
 
   // One checkpoint's disks: while prepare(), a pause, and done when held(); else a pause with take_stopped() inside. Then
   // put() and commit(). Destroyed without it: nothing of this checkpoint stays in the disks.
@@ -85,7 +88,8 @@ class DiskPoints {
   void drop_orphans();
   std::vector<guest::DiskNode> nodes() const;
 
-  LiveGuest& guest_;
+  guest::LiveGuest& guest_;
+  bool wanted_;
   std::map<std::string, std::size_t> users_;  // checkpoints, by snapshot
   std::string newest_;                        // snapshot that the newest moment stands on; "": there is none
   std::string base_;                          // checkpoint that holds slots_
@@ -99,6 +103,6 @@ class DiskPoints {
 std::string disk_tag(const store::CheckpointInfo& info);
 
 // Names of the snapshots that each disk of the guest holds now, by target; only disks that can hold any.
-std::map<std::string, std::set<std::string>> disk_snapshots(LiveGuest& guest);
+std::map<std::string, std::set<std::string>> disk_snapshots(guest::LiveGuest& guest);
 
 }  // namespace mhv::checkpoint

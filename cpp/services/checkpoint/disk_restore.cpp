@@ -9,7 +9,7 @@
 
 namespace mhv::checkpoint {
 
-DiskRestore::DiskRestore(LiveGuest& guest, const store::Store& store, const store::CheckpointInfo& info,
+DiskRestore::DiskRestore(guest::LiveGuest& guest, const store::Store& store, const store::CheckpointInfo& info,
                          std::span<const store::PageKey> table)
     : guest_(guest) {
   find_disks(info);
@@ -35,7 +35,8 @@ void DiskRestore::find_disks(const store::CheckpointInfo& info) {
   for (std::uint32_t place = 0; place < info.disks.size(); ++place) {
     const store::DiskInfo& disk = info.disks[place];
     if (disk.snapshot.empty()) continue;
-    const auto live = std::find_if(guest_.disks.begin(), guest_.disks.end(), [&](const Disk& d) { return d.node.target == disk.target; });
+    const auto live =
+        std::find_if(guest_.disks.begin(), guest_.disks.end(), [&](const guest::Disk& d) { return d.node.target == disk.target; });
     if (live == guest_.disks.end() || !live->can_snapshot()) {
       throw Error(Code::kInvalid, fmt::format("checkpoint {} has a point of disk {}, which the guest no longer has", info.id, disk.target),
                   "attach the disk again as " + disk.target + ", or export the checkpoint");

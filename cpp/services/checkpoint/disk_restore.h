@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "checkpoint/disk_area.h"
-#include "checkpoint/live_guest.h"
 #include "guest/disk_writer.h"
+#include "guest/live_guest.h"
 
 namespace mhv::checkpoint {
 
@@ -19,7 +19,7 @@ class DiskRestore {
  public:
   // `table`: as the store resolves the checkpoint. Throws kInvalid when the guest has not the disks of the checkpoint any more, or their
   // snapshots are gone; kCorrupt. Reads what will be written: at most 64 MiB.
-  DiskRestore(LiveGuest& guest, const store::Store& store, const store::CheckpointInfo& info, std::span<const store::PageKey> table);
+  DiskRestore(guest::LiveGuest& guest, const store::Store& store, const store::CheckpointInfo& info, std::span<const store::PageKey> table);
 
   // Disks with a point.
   const std::vector<guest::DiskNode>& nodes() const { return nodes_; }
@@ -35,7 +35,7 @@ class DiskRestore {
   void write_all();
   void compare_all();
 
-  LiveGuest& guest_;
+  guest::LiveGuest& guest_;
   std::vector<guest::DiskNode> nodes_;
   std::map<std::uint32_t, std::uint32_t> number_;  // in nodes_, by the place in CheckpointInfo::disks
   std::map<guest::DiskCluster, std::vector<std::byte>> content_;

@@ -61,7 +61,7 @@ std::vector<PageRange> Filler::take_over() {
 // Nothing appears between the look and the thread's start: an access to what is missing waits already.
 std::vector<PageRange> Filler::start() {
   std::vector<PageRange> there = memory_.present();
-  PageSet present(memory_.ram().pages());
+  guest::PageSet present(memory_.ram().pages());
   present.add(there);
   for (std::uint32_t i = 0; i < memory_.ram().pages(); ++i) {
     if (!target_[i].is_zero_page() && !present.contains(PageNo{i})) todo_.add(PageNo{i});

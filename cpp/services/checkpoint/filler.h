@@ -29,8 +29,8 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpointer.h"
-#include "checkpoint/page_set.h"
 #include "guest/missing.h"
+#include "guest/page_set.h"
 #include "store/store.h"
 
 namespace mhv::checkpoint {
@@ -97,7 +97,7 @@ class Filler {
   const store::PageTable target_;
 
   // Of the filling thread, once it runs:
-  PageSet todo_;
+  guest::PageSet todo_;
   std::vector<PageNo> order_;  // what a former restore needed, and what this one needs beyond that
   std::size_t next_ordered_ = 0;
   std::size_t ordered_before_ = 0;

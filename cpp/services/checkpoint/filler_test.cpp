@@ -228,7 +228,7 @@ TEST_P(FillerTest, WhatTheGuestGaveBackAndLeftAloneCountsAsWritten) {
   filler_->wait(no_progress, kPatience);
   filler_->end();
   tracker_->were_mapped(filler_->with_content());
-  PageSet found(kPages);
+  guest::PageSet found(kPages);
   found.add(tracker_->collect());
   EXPECT_TRUE(found.contains(PageNo{50}));
   EXPECT_EQ(read(50), std::vector<std::byte>(kPageSize));

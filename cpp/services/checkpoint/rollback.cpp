@@ -32,7 +32,7 @@ void put_page(std::byte* to, const std::byte* from) {
 
 }  // namespace
 
-Rollback::Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand)
+Rollback::Rollback(guest::LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand)
     : guest_(guest),
       store_(store),
       state_(state),
@@ -50,7 +50,7 @@ void Rollback::check_fits(const store::CheckpointInfo& info) const {
                 fmt::format("checkpoint {} was taken on machine type {}, the guest now has {}", info.id, info.machine, guest_.machine_name),
                 "start the guest with the machine type of the checkpoint, or export the checkpoint and use virsh restore");
   }
-  if (const auto now = guest_.blocks(); !std::ranges::equal(memory_blocks(info), std::span(now).first(now.size() - 1))) {
+  if (const auto now = blocks_of(guest_.ram); !std::ranges::equal(memory_blocks(info), std::span(now).first(now.size() - 1))) {
     throw Error(Code::kInvalid, fmt::format("checkpoint {} was taken with another memory layout than the guest has now", info.id),
                 "resize the guest back (memory, video and firmware as at the checkpoint), or export the checkpoint and use virsh restore");
   }
@@ -58,7 +58,7 @@ void Rollback::check_fits(const store::CheckpointInfo& info) const {
 
 // With no base: protect everything first, then compare while the guest runs; what it writes meanwhile is gathered later.
 // What disks were reading into memory has to be there first, as for a copy (checkpointer.cpp).
-void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
+void Rollback::compare_everything(guest::PageSet& out, const StageFn& progress) {
   guest_.machine.drain_disks();
   std::vector<std::byte> run(kRunPages * kPageSize);
   for (const guest::RamBlock& block : guest_.ram.blocks()) {
@@ -76,10 +76,10 @@ void Rollback::compare_everything(PageSet& out, const StageFn& progress) {
   }
 }
 
-PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
+guest::PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
   if (guest_.gave_memory_back()) lineage_.lose();
   const bool known = lineage_.base().has_value();
-  PageSet out = lineage_.begin(guest_.tracker);
+  guest::PageSet out = lineage_.begin();
   if (known) {
     for (const store::PageEntry& entry : store_.difference(*lineage_.base(), id)) {
       if (entry.page.value < guest_.ram.pages()) out.add(entry.page);  // behind them is what disks changed
@@ -91,7 +91,7 @@ PageSet Rollback::suspects(const std::string& id, const StageFn& progress) {
   return out;
 }
 
-void Rollback::fetch(const PageSet& pages) {
+void Rollback::fetch(const guest::PageSet& pages) {
   staging_.clear();
   std::vector<store::PageRead> reads;
   const auto read = [&] {
@@ -139,7 +139,7 @@ void Rollback::put_ready(std::span<const PageNo> pages) {
   if (other.valid()) other.get();
 }
 
-std::uint64_t Rollback::put_back(const PageSet& pages) {
+std::uint64_t Rollback::put_back(const guest::PageSet& pages) {
   std::vector<PageNo> ready;
   ready.reserve(pages.count());
   pages.for_each_range(kRunPages, [&](PageRange range) {
@@ -168,8 +168,8 @@ bool Rollback::differs(PageNo page, std::span<const std::byte, kPageSize> conten
   return store_.key_of(content) != target_[page.value];
 }
 
-std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
-  PageSet differing(guest_.ram.pages());
+std::uint64_t Rollback::put_back_what_differs(const guest::PageSet& pages) {
+  guest::PageSet differing(guest_.ram.pages());
   std::array<std::byte, kPageSize> content;
   pages.for_each_range(1, [&](PageRange range) {
     guest_.ram.read(range, content);
@@ -178,9 +178,9 @@ std::uint64_t Rollback::put_back_what_differs(const PageSet& pages) {
   return put_back(differing);
 }
 
-PageSet Rollback::before_pause(const std::string& id, const StageFn& progress) {
-  if (on_demand_ != nullptr) return PageSet(guest_.ram.pages());
-  PageSet pages = suspects(id, progress);
+guest::PageSet Rollback::before_pause(const std::string& id, const StageFn& progress) {
+  if (on_demand_ != nullptr) return guest::PageSet(guest_.ram.pages());
+  guest::PageSet pages = suspects(id, progress);
   progress("reading the checkpoint", 0, pages.count());
   fetch(pages);
   return pages;
@@ -188,14 +188,14 @@ PageSet Rollback::before_pause(const std::string& id, const StageFn& progress) {
 
 // On demand, the pages that are there are what the fresh QEMU (or a restore that was cut off) has touched: some hundreds.
 // Nothing is known of written pages before, and all of them are tracked from the look at them on.
-std::uint64_t Rollback::put_back_in_pause(const std::string& id, PageSet& pages) {
+std::uint64_t Rollback::put_back_in_pause(const std::string& id, guest::PageSet& pages) {
   if (on_demand_ == nullptr) {
-    lineage_.gather(guest_.tracker, &pages);
+    pages.add(guest_.written.collect());
     return put_back(pages);
   }
   state_.begin_fill(id);
   lineage_.lose();
-  guest_.tracker.reset();
+  guest_.written.reset();
   pages.add(on_demand_->running() ? on_demand_->present() : on_demand_->begin());
   return put_back_what_differs(pages);
 }
@@ -209,7 +209,7 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
   target_ = on_demand_ == nullptr ? resolved_ : on_demand_->target();
   DiskRestore disks(guest_, store_, info, target_);
 
-  PageSet pages = before_pause(id, progress);
+  guest::PageSet pages = before_pause(id, progress);
   guest_.machine.stage_load(device_state, info.machine, disk_tag(info));
   disks.prepare();
   const bool reverts = !disks.nodes().empty();
@@ -223,8 +223,8 @@ RollbackResult Rollback::run(const std::string& id, bool resume, const StageFn& 
       result.pages_written = put_back_in_pause(id, pages);
       guest_.machine.load(disk_tag(info), disks.nodes());
       disks.put_back_changes();
-      PageSet touched(guest_.ram.pages());
-      lineage_.gather(guest_.tracker, &touched);
+      guest::PageSet touched(guest_.ram.pages());
+      touched.add(guest_.written.collect());
       result.pages_written += put_back_what_differs(touched);
     } catch (...) {
       lineage_.lose();

@@ -32,7 +32,7 @@ struct RollbackResult {
 class Rollback {
  public:
   // `on_demand`: of the checkpoint that run() is called with, nullptr: fill now.
-  Rollback(LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand = nullptr);
+  Rollback(guest::LiveGuest& guest, store::Store& store, RunState& state, Lineage& lineage, RestoreMark& mark, Filler* on_demand = nullptr);
 
   // `resume`: the guest runs afterwards even if it did not before. Throws kNotFound, kInvalid (another machine type, RAM
   // layout or set of disks), kCorrupt; before `restoring` the guest then runs on untouched, after it the guest stays
@@ -41,18 +41,18 @@ class Rollback {
 
  private:
   void check_fits(const store::CheckpointInfo& info) const;
-  PageSet before_pause(const std::string& id, const StageFn& progress);
-  std::uint64_t put_back_in_pause(const std::string& id, PageSet& pages);
-  PageSet suspects(const std::string& id, const StageFn& progress);
-  void compare_everything(PageSet& out, const StageFn& progress);
-  void fetch(const PageSet& pages);
+  guest::PageSet before_pause(const std::string& id, const StageFn& progress);
+  std::uint64_t put_back_in_pause(const std::string& id, guest::PageSet& pages);
+  guest::PageSet suspects(const std::string& id, const StageFn& progress);
+  void compare_everything(guest::PageSet& out, const StageFn& progress);
+  void fetch(const guest::PageSet& pages);
   void write(PageRange range);
   bool differs(PageNo page, std::span<const std::byte, kPageSize> content) const;
-  std::uint64_t put_back(const PageSet& pages);
+  std::uint64_t put_back(const guest::PageSet& pages);
   void put_ready(std::span<const PageNo> pages);
-  std::uint64_t put_back_what_differs(const PageSet& pages);
+  std::uint64_t put_back_what_differs(const guest::PageSet& pages);
 
-  LiveGuest& guest_;
+  guest::LiveGuest& guest_;
   store::Store& store_;
   RunState& state_;
   Lineage& lineage_;
@@ -62,7 +62,7 @@ class Rollback {
   std::span<const store::PageKey> target_;
   Staging staging_;             // contents read from the store before the pause
   guest::RamMapping mapping_;   // where they go, as far as it can be mapped
-  PageSet ready_;               // pages that mapping_ has brought in
+  guest::PageSet ready_;        // pages that mapping_ has brought in
   std::vector<std::byte> run_;  // of pages that are written or compared at once
 };
 

@@ -26,7 +26,7 @@ std::span<std::byte, kPageSize> Staging::add(PageNo page) {
   return std::span<std::byte, kPageSize>(slot(used_++), kPageSize);
 }
 
-void Staging::copy(const guest::Ram& ram, const PageSet& pages) {
+void Staging::copy(const guest::Ram& ram, const guest::PageSet& pages) {
   pages.for_each_range(kChunkPages, [&](PageRange range) {
     while (range.count > 0) {
       const guest::RamBlock& block = ram.block_of(range.first);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/units.h"
-#include "checkpoint/page_set.h"
+#include "guest/page_set.h"
 #include "guest/ram.h"
 
 namespace mhv::checkpoint {
@@ -21,7 +21,7 @@ class Staging {
   Staging(std::uint32_t guest_pages, std::uint32_t warm_pages);
 
   // Reads the set's pages from the guest; a page that is here already is replaced.
-  void copy(const guest::Ram& ram, const PageSet& pages);
+  void copy(const guest::Ram& ram, const guest::PageSet& pages);
   std::span<std::byte, kPageSize> add(PageNo page);
   // nullptr: the page is not here.
   const std::byte* find(PageNo page) const;

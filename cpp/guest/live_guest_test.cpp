@@ -1,4 +1,4 @@
-#include "checkpoint/live_guest.h"
+#include "guest/live_guest.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,7 @@
 
 #include <array>
 
-namespace mhv::checkpoint {
+namespace mhv::guest {
 namespace {
 
 constexpr std::size_t kBytes = 16 * kPageSize;
@@ -44,4 +44,4 @@ TEST(LiveGuest, RemembersThatTheBalloonMovedUntilAsked) {
 }
 
 }  // namespace
-}  // namespace mhv::checkpoint
+}  // namespace mhv::guest

@@ -1,16 +1,16 @@
-// The worker's side of what a former worker, or a former QEMU of the guest, left half-done.
+// What a former worker, or a former QEMU of the guest, left half-done.
 //
 // INVARIANT: a guest whose run state says `restoring`, or that has the mark of a restore which QEMU did not survive, is restored before it
 // is said to be attached (checkpoint/run_state.h, checkpoint/restore_mark.h).
 #include <spdlog/spdlog.h>
 
 #include "checkpoint/pause.h"
-#include "worker/worker.h"
+#include "checkpoint/service.h"
 
-namespace mhv::worker {
+namespace mhv::checkpoint {
 
-void Worker::finish_interrupted_work() {
-  using Phase = checkpoint::RunState::Phase;
+void CheckpointService::finish_interrupted_work() {
+  using Phase = RunState::Phase;
   if (state_.phase() == Phase::kStopped) {
     spdlog::warn("guest {} ({}): a former worker left the guest stopped; resuming it", name_, guest_);
     live_->machine.resume();
@@ -27,14 +27,14 @@ void Worker::finish_interrupted_work() {
   if (!id.empty() && !gets_another) restore_again(id);
 }
 
-void Worker::restore_again(const std::string& id) {
+void CheckpointService::restore_again(const std::string& id) {
   spdlog::warn("guest {} ({}): QEMU ended in the middle of the restore of checkpoint {}; doing it again", name_, guest_, id);
-  checkpoint::Pause pause(live_->machine, state_);
+  Pause pause(live_->machine, state_);
   try {
     roll_back_to(id, pause.stopped(), no_progress);
     pause.keep_stopped();  // it runs again
   } catch (const Error& error) {
-    const bool half_way = state_.phase() == checkpoint::RunState::Phase::kRestoring;
+    const bool half_way = state_.phase() == RunState::Phase::kRestoring;
     if (half_way) pause.keep_stopped();
     if (half_way || error.code() == Code::kGone || error.code() == Code::kUnavailable) throw;
     spdlog::error(
@@ -45,8 +45,8 @@ void Worker::restore_again(const std::string& id) {
   }
 }
 
-checkpoint::RollbackResult Worker::roll_back_to(const std::string& id, bool resume, const checkpoint::StageFn& progress) {
-  return checkpoint::Rollback(*live_, *store_, state_, *lineage_, *mark_, filler_.get()).run(id, resume, progress);
+RollbackResult CheckpointService::roll_back_to(const std::string& id, bool resume, const StageFn& progress) {
+  return Rollback(*live_, *store_, state_, *lineage_, *mark_, filler_.get()).run(id, resume, progress);
 }
 
-}  // namespace mhv::worker
+}  // namespace mhv::checkpoint

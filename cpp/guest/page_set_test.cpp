@@ -1,11 +1,11 @@
-#include "checkpoint/page_set.h"
+#include "guest/page_set.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 #include <set>
 
-namespace mhv::checkpoint {
+namespace mhv::guest {
 namespace {
 
 std::vector<PageRange> ranges(const PageSet& set, std::uint32_t longest = 1000) {
@@ -58,4 +58,4 @@ TEST(PageSet, EqualsAModelUnderRandomAdds) {
 }
 
 }  // namespace
-}  // namespace mhv::checkpoint
+}  // namespace mhv::guest

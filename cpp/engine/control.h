@@ -1,6 +1,7 @@
 // The worker's end of its socket to mhvd.
 #pragma once
 
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -9,7 +10,7 @@
 #include "base/fd.h"
 #include "mhv.pb.h"
 
-namespace mhv::worker {
+namespace mhv::engine {
 
 struct Command {
   protocol::WorkerCommand message;
@@ -28,10 +29,12 @@ class Control {
   void reply(std::uint64_t request, protocol::Reply reply) noexcept;
   void fail(std::uint64_t request, const Error& error) noexcept;
   void progress(std::uint64_t request, const char* stage, std::uint64_t done, std::uint64_t total) noexcept;
+  // (stage, done, total), told now and then. Of one thread; outlived by this.
+  std::function<void(const char*, std::uint64_t, std::uint64_t)> progress_of(std::uint64_t request);
 
  private:
   Fd socket_;
   std::mutex sending_;
 };
 
-}  // namespace mhv::worker
+}  // namespace mhv::engine

@@ -1,12 +1,12 @@
-// The worker's side of what stays in the store: which checkpoints, and that their space is given back.
+// What stays in the store: which checkpoints, and that their space is given back.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "checkpoint/convert.h"
+#include "checkpoint/service.h"
 #include "keep/policy.h"
-#include "worker/convert.h"
-#include "worker/worker.h"
 
-namespace mhv::worker {
+namespace mhv::checkpoint {
 namespace {
 
 constexpr double kFrequentS = 0.1;
@@ -17,12 +17,12 @@ constexpr auto kCompactPause = std::chrono::milliseconds(5);
 
 }  // namespace
 
-void Worker::compact_soon() { next_compaction_ = Clock::now() + kCompactPause; }
+void CheckpointService::compact_soon() { next_compaction_ = Clock::now() + kCompactPause; }
 
 // Most of such automatic checkpoints are dropped soon: they are stored quickly, and many at once are dropped for little more than one.
-bool Worker::frequent() const { return options_.checkpoint_interval_s() < kFrequentS; }
+bool CheckpointService::frequent() const { return options_.checkpoint_interval_s() < kFrequentS; }
 
-void Worker::thin_out() {
+void CheckpointService::thin_out() {
   const Clock::time_point now = Clock::now();
   if (frequent() && now - thinned_ < kThinEvery) return;
   thinned_ = now;
@@ -35,7 +35,7 @@ void Worker::thin_out() {
   if (!dropped.empty()) remove(dropped);
 }
 
-void Worker::remove(const std::vector<std::string>& ids) {
+void CheckpointService::remove(const std::vector<std::string>& ids) {
   std::vector<store::CheckpointInfo> infos;
   for (const std::string& id : ids) {
     infos.push_back(store_->get_without_xml(id));
@@ -50,11 +50,11 @@ void Worker::remove(const std::vector<std::string>& ids) {
                 info.id);
   }
   compact_soon();
-  report(state_name_);
+  engine_.report_again();
 }
 
 // One step of giving space back, between epochs.
-void Worker::compact() {
+void CheckpointService::compact() {
   next_compaction_ = Clock::time_point::max();
   try {
     std::optional<std::uint64_t> bytes;
@@ -67,8 +67,8 @@ void Worker::compact() {
   }
 }
 
-protocol::Reply Worker::verify(const protocol::Request& request) {
-  const checkpoint::StageFn progress = progress_of(request.id());
+protocol::Reply CheckpointService::verify(const protocol::Request& request) {
+  const StageFn progress = engine_.control().progress_of(request.id());
   const store::CheckResult result =
       store_->check([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
   protocol::Reply reply;
@@ -76,12 +76,12 @@ protocol::Reply Worker::verify(const protocol::Request& request) {
   return reply;
 }
 
-protocol::Reply Worker::repair(const protocol::Request& request) {
+protocol::Reply CheckpointService::repair(const protocol::Request& request) {
   if (filler_) {
     throw Error(Code::kBusy, fmt::format("the memory of guest {} is still being filled from checkpoint {}", name_, filler_->checkpoint()),
                 "try again when that is over: mhvctl status " + name_);
   }
-  const checkpoint::StageFn progress = progress_of(request.id());
+  const StageFn progress = engine_.control().progress_of(request.id());
   const std::vector<store::CheckpointInfo> before = store_->list();
   const store::RepairResult result =
       store_->repair([&](std::uint64_t done, std::uint64_t total) { progress("reading the store", done, total); });
@@ -91,27 +91,27 @@ protocol::Reply Worker::repair(const protocol::Request& request) {
     if (disk_points_) disk_points_->release(info);
     spdlog::warn("guest {} ({}): checkpoint {} was damaged and is dropped", name_, guest_, info.id);
   }
-  report(state_name_);
+  engine_.report_again();
   protocol::Reply reply;
   *reply.mutable_repair() = to_protocol(result);
   return reply;
 }
 
-protocol::Reply Worker::stat() {
+protocol::Reply CheckpointService::stat() {
   protocol::Reply reply;
   *reply.mutable_store_stat() = to_protocol(store_->stat());
   return reply;
 }
 
-protocol::Reply Worker::compact_now(const protocol::Request& request) {
-  const checkpoint::StageFn progress = progress_of(request.id());
+protocol::Reply CheckpointService::compact_now(const protocol::Request& request) {
+  const StageFn progress = engine_.control().progress_of(request.id());
   protocol::Reply reply;
   protocol::StoreCompactReply& out = *reply.mutable_store_compact();
   out.set_bytes_before(store_->bytes_on_disk());
   for (std::uint64_t done = 0; const auto bytes = store_->compact(true);) progress("compacting", done += *bytes, 0);
   out.set_bytes_after(store_->bytes_on_disk());
-  report(state_name_);
+  engine_.report_again();
   return reply;
 }
 
-}  // namespace mhv::worker
+}  // namespace mhv::checkpoint

@@ -1,10 +1,17 @@
-#include "worker/control.h"
+#include "engine/control.h"
 
 #include <spdlog/spdlog.h>
 
+#include <chrono>
+
 #include "base/frame.h"
 
-namespace mhv::worker {
+namespace mhv::engine {
+namespace {
+
+constexpr auto kProgressEvery = std::chrono::milliseconds(100);
+
+}  // namespace
 
 std::optional<Command> Control::receive() {
   std::optional<Frame> frame = receive_frame(socket_.get());
@@ -47,4 +54,13 @@ void Control::progress(std::uint64_t request, const char* stage, std::uint64_t d
   reply(request, std::move(reply_message));
 }
 
-}  // namespace mhv::worker
+std::function<void(const char*, std::uint64_t, std::uint64_t)> Control::progress_of(std::uint64_t request) {
+  using Clock = std::chrono::steady_clock;
+  return [this, request, last = Clock::time_point{}](const char* stage, std::uint64_t done, std::uint64_t total) mutable {
+    if (Clock::now() - last < kProgressEvery) return;
+    last = Clock::now();
+    progress(request, stage, done, total);
+  };
+}
+
+}  // namespace mhv::engine

@@ -8,7 +8,7 @@
 
 #include "base/units.h"
 
-namespace mhv::checkpoint {
+namespace mhv::guest {
 
 // Not thread-safe. Pages at or past `pages` given to the constructor must not be added.
 class PageSet {
@@ -61,4 +61,4 @@ class PageSet {
   std::vector<std::uint64_t> words_;
 };
 
-}  // namespace mhv::checkpoint
+}  // namespace mhv::guest

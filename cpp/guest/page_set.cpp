@@ -1,8 +1,8 @@
-#include "checkpoint/page_set.h"
+#include "guest/page_set.h"
 
 #include <algorithm>
 
-namespace mhv::checkpoint {
+namespace mhv::guest {
 
 void PageSet::add(const PageSet& other) {
   count_ = 0;
@@ -34,4 +34,4 @@ std::uint32_t PageSet::next(std::uint32_t page) const {
   return static_cast<std::uint32_t>(i * 64) + static_cast<std::uint32_t>(std::countr_zero(word));
 }
 
-}  // namespace mhv::checkpoint
+}  // namespace mhv::guest
