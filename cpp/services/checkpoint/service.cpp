@@ -130,7 +130,8 @@ void CheckpointService::guest_up(guest::LiveGuest& live, const protocol::WorkerG
   const std::optional<store::CheckpointInfo> newest = store_->newest();
   epoch_ = newest ? newest->epoch : 0;
   start_pace();
-  spdlog::debug("guest {} ({}): its memory is known to be that of checkpoint {}", name_, guest_, lineage_->base().value_or("none"));
+  spdlog::info("guest {} ({}): its next checkpoint {}", name_, guest_,
+               lineage_->base() ? "holds what was written since " + *lineage_->base() : "reads all of its memory");
   if (filler_) filler_->prefetch();
 }
 
