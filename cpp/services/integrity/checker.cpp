@@ -54,6 +54,7 @@ class Checker::Impl {
         pointers_(reader, image_),
         modules_(make<ModuleLists>("modules")),
         tasks_(make<TaskLists>("hidden processes")),
+        slabs_(make<TaskSlabs>("processes that no list names")),
         netfilter_(make<NetfilterHooks>("netfilter's hooks")),
         ftrace_(make<FtraceOperations>("ftrace's operations")),
         proc_(make<ProcEntries>("/proc's entries")),
@@ -74,6 +75,7 @@ class Checker::Impl {
 
   // What was seen in the middle of a change is gone when it is looked at again, with lists that are newer. What was told before needs none.
   std::vector<Finding> check(std::span<const Registers> registers, const Written* written) {
+    if (slabs_) advance_slabs();
     std::vector<Finding> out = look(registers, written);
     for (int again = 0; again < kLooksAgain && has_news(out); ++again) keep_common(out, look(registers, written));
     told_.clear();
@@ -125,12 +127,17 @@ class Checker::Impl {
     if (netfilter_) netfilter_->check(reader, map, out);
     if (ftrace_) ftrace_->check(reader, map, out);
     if (proc_) proc_->check(reader, map, out);
-    if (tasks_) find_hidden_processes(kernel_, *tasks_, out);
+    if (tasks_) find_hidden_processes(kernel_, *tasks_, slabs_ ? &*slabs_ : nullptr, out);
     if (modules_) find_hidden_modules(kernel_, *modules_, out);
     if (was_wrong_) check_trusted(reader, map, out);
     if (vendor_) vendor_->check(reader, judge, probes, out);
     keep_once(out);
     return out;
+  }
+
+  void advance_slabs() {
+    Reader reader(kernel_);
+    slabs_->advance(reader);
   }
 
   static const Kernel& started(Reader& reader) {
@@ -172,6 +179,7 @@ class Checker::Impl {
   PointerTable pointers_;
   std::optional<ModuleLists> modules_;
   std::optional<TaskLists> tasks_;
+  std::optional<TaskSlabs> slabs_;
   std::optional<NetfilterHooks> netfilter_;
   std::optional<FtraceOperations> ftrace_;
   std::optional<ProcEntries> proc_;

@@ -33,7 +33,7 @@ void repeat(const Kernel& kernel, const Comparison& compare, std::vector<Finding
   out.insert(out.end(), hidden.begin(), hidden.end());
 }
 
-std::optional<std::vector<Finding>> compare_tasks(const TaskLists& lists, GuestVirt first, Reader& reader) {
+std::optional<std::vector<Finding>> compare_tasks(const TaskLists& lists, TaskSlabs* slabs, GuestVirt first, Reader& reader) {
   if (lists.is_changing(reader)) return std::nullopt;
   const auto listed = lists.listed(reader), numbered = lists.numbered(reader);
   std::vector<Finding> out;
@@ -57,6 +57,10 @@ std::optional<std::vector<Finding>> compare_tasks(const TaskLists& lists, GuestV
   }
   for (const Task& task : lists.running(reader)) {
     if (!known.contains(task.at.value)) tell(task, "runs, and is neither on the list of processes nor in the table of their numbers");
+  }
+  if (slabs == nullptr) return out;
+  for (const Task& task : slabs->hidden(reader, lists, *listed, [&](GuestVirt at) { return known.contains(at.value); })) {
+    tell(task, "is in the kernel's memory for processes, and neither on the list of processes nor in the table of their numbers");
   }
   return out;
 }
@@ -94,10 +98,10 @@ std::optional<std::vector<Finding>> compare_modules(const ModuleLists& lists, Gu
 
 }  // namespace
 
-void find_hidden_processes(const Kernel& kernel, const TaskLists& lists, std::vector<Finding>& out) {
+void find_hidden_processes(const Kernel& kernel, const TaskLists& lists, TaskSlabs* slabs, std::vector<Finding>& out) {
   const GuestVirt first = kernel.symbol("init_task");
   repeat(
-      kernel, [&](Reader& reader) { return compare_tasks(lists, first, reader); }, out);
+      kernel, [&](Reader& reader) { return compare_tasks(lists, slabs, first, reader); }, out);
 }
 
 void find_hidden_modules(const Kernel& kernel, const ModuleLists& lists, std::vector<Finding>& out) {

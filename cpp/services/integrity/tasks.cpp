@@ -10,7 +10,6 @@ namespace {
 
 constexpr std::size_t kCommBytes = 16;
 constexpr std::uint32_t kTaskBytesMax = 64 << 10;
-constexpr std::uint32_t kProcessorsMax = 1024;
 constexpr std::size_t kQueueMax = 1u << 16;
 
 }  // namespace
@@ -38,6 +37,7 @@ TaskLists::TaskLists(const Kernel& kernel)
       tree_(kernel.offset("pid_namespace", "idr.idr_rt")),
       pid_tasks_(kernel.offset("pid", "tasks")),
       current_(kernel.offset("rq", "curr")),
+      idle_(kernel.offset("rq", "idle")),
       fair_(kernel.offset("rq", "cfs_tasks")),
       processor_(kernel.offset("rq", "cpu")) {
   if (bytes_ > kTaskBytesMax) {
@@ -96,6 +96,14 @@ std::optional<std::vector<Task>> TaskLists::numbered(Reader& reader) const {
   return out;
 }
 
+std::uint32_t TaskLists::processors(Reader& reader) const {
+  return processors_ ? std::min(reader.get<std::uint32_t>(*processors_).value_or(1), kProcessorsMax) : 1;
+}
+
+GuestVirt TaskLists::queue(Reader& reader, std::uint32_t processor) const {
+  return queues_ + reader.word(offsets_ + processor * sizeof(std::uint64_t));
+}
+
 // Queues are followed forwards only: that way they hold together while they change.
 std::vector<Task> TaskLists::running(Reader& reader) const {
   std::vector<Task> out;
@@ -103,17 +111,23 @@ std::vector<Task> TaskLists::running(Reader& reader) const {
     const auto one = task(reader, at, true);
     if (one && one->pid > 0) out.push_back(*one);
   };
-  const std::uint32_t processors = processors_ ? std::min(reader.get<std::uint32_t>(*processors_).value_or(1), kProcessorsMax) : 1;
-  for (std::uint32_t i = 0; i < processors; ++i) {
-    const GuestVirt queue = queues_ + reader.word(offsets_ + i * sizeof(std::uint64_t));
-    if (reader.get<std::uint32_t>(queue + processor_) != i) continue;
-    add({reader.word(queue + current_)});
-    const GuestVirt head = queue + fair_;
+  for (std::uint32_t i = 0, end = processors(reader); i < end; ++i) {
+    const GuestVirt own = queue(reader, i);
+    if (reader.get<std::uint32_t>(own + processor_) != i) continue;
+    add({reader.word(own + current_)});
+    const GuestVirt head = own + fair_;
     GuestVirt at{reader.word(head)};
     for (std::size_t n = 0; at != head && n < kQueueMax && at.value >= kKernelSpace; ++n, at = {reader.word(at)}) {
       add({at.value - group_node_});
     }
   }
+  return out;
+}
+
+// Each has one from the start on, also one that is to come.
+std::set<GuestVirt> TaskLists::idle(Reader& reader) const {
+  std::set<GuestVirt> out;
+  for (std::uint32_t i = 0, end = processors(reader); i < end; ++i) out.insert({reader.word(queue(reader, i) + idle_)});
   return out;
 }
 

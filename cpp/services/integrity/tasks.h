@@ -1,6 +1,7 @@
 // The processes and threads of a guest, by each of the ways in which its kernel finds them. Who hides a process takes it off one.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 namespace mhv::integrity {
 
 inline constexpr std::size_t kTasksMax = 1u << 22;  // PID_MAX_LIMIT
+inline constexpr std::uint32_t kProcessorsMax = 1024;
 
 struct Task {
   GuestVirt at;
@@ -29,11 +31,16 @@ class TaskLists {
   std::optional<std::vector<Task>> numbered(Reader& reader) const;
   // What processors run or are to run; without what is just ending, which is on no list any more.
   std::vector<Task> running(Reader& reader) const;
+  // Who the task at that place is; nullopt: nothing is there, or it has ended and `must_live`.
+  std::optional<Task> task(Reader& reader, GuestVirt at, bool must_live) const;
+  // What each processor does when it has nothing to do.
+  std::set<GuestVirt> idle(Reader& reader) const;
   // The kernel is just changing the first two.
   bool is_changing(Reader& reader) const;
 
  private:
-  std::optional<Task> task(Reader& reader, GuestVirt at, bool must_live) const;
+  std::uint32_t processors(Reader& reader) const;
+  GuestVirt queue(Reader& reader, std::uint32_t processor) const;
   bool add_threads(Reader& reader, GuestVirt process, std::vector<Task>& out) const;
 
   RadixTree radix_;
@@ -43,7 +50,7 @@ class TaskLists {
   std::uint32_t begin_, bytes_;  // of the part of a task that says who it is
   std::uint32_t tree_;           // in a pid_namespace
   std::uint32_t pid_tasks_;      // in a struct pid
-  std::uint32_t current_, fair_, processor_;
+  std::uint32_t current_, idle_, fair_, processor_;
 };
 
 }  // namespace mhv::integrity

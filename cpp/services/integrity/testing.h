@@ -23,6 +23,9 @@ inline constexpr std::uint64_t kImage = 0xffff'ffff'8100'0000, kImagePhys = 16 <
 inline constexpr std::uint64_t kModules = 0xffff'ffff'c000'0000, kModulesPhys = 24 << 20;  // 2 MiB
 inline constexpr std::uint64_t kHeap = 0xffff'8880'0000'0000, kHeapPhys = 26 << 20;        // 2 MiB
 inline constexpr std::uint64_t kIdt = 0xffff'fe00'0000'0000, kIdtPhys = 28 << 20;
+inline constexpr std::uint64_t kPages = 0xffff'ea00'0000'0000, kPagesPhys = (28 << 20) + 0x4'0000, kPageStruct = 64;  // 512 KiB
+inline constexpr std::uint64_t kDirect = kHeap - kHeapPhys;  // where the kernel sees all RAM
+inline constexpr std::uint64_t kRandom = 0x1234'5678'9abc'def1;
 
 // Where things are in the image.
 namespace at {
@@ -37,7 +40,7 @@ inline constexpr std::uint64_t modules = data, kset = data + 0x20, tree = data +
                                ftrace_pages = data + 0x500, ftrace_page = data + 0x540, ftrace_records = data + 0x600, net = data + 0x1000,
                                proc_root = data + 0x2000, proc_lock = data + 0x2100, pid_ns = data + 0x2200, kprobes = data + 0x3000,
                                programs = data + 0x3400, ksyms = data + 0x3500, unoptimising = data + 0x3600, queues = data + 0x4000,
-                               first_task = data + 0x6000;
+                               first_task = data + 0x6000, pages = data + 0x8000, direct = data + 0x8008, cache = data + 0x8010;
 inline constexpr std::uint64_t image_end = 0x78'0000, btf = 0x40'0000, symbols = 0x50'0000, tables = 0x60'0000;
 }  // namespace at
 
@@ -52,8 +55,10 @@ namespace in {
 inline constexpr std::uint32_t state = 0, list = 8, name = 24, kobject = 0x60, core = 0x100, init = 0x180;                 // module
 inline constexpr std::uint32_t base = 0, size = 8, text_size = 12, ro_size = 16, late_size = 20, node = 24, node_mod = 0;  // module_layout
 inline constexpr std::uint32_t tasks = 0x10, pid = 0x20, tgid = 0x24, comm = 0x28, exit_state = 0x38, signal = 0x40, thread = 0x48,
-                               entity = 0x60, links = 0x90;                                                // task_struct
-inline constexpr std::uint32_t current = 0x10, fair = 0x20, processor = 8;                                 // rq
+                               entity = 0x60, links = 0x90, running = 0, handlers = 0x58;                  // task_struct
+inline constexpr std::uint32_t current = 0x10, idle = 0x18, fair = 0x20, processor = 8;                    // rq
+inline constexpr std::uint32_t page_head = 8, page_cache = 24, page_counters = 40;                         // page
+inline constexpr std::uint32_t object_bytes = 0x1400, object_link = 0xa00;                                 // of the cache
 inline constexpr std::uint32_t function = 0, next = 8, flags = 16, trampoline = 24, trampoline_size = 32;  // ftrace_ops
 inline constexpr std::uint32_t hooks = 0x40, proc_net = 0x100;                                             // net
 inline constexpr std::uint32_t children = 0x10, entry_node = 0x20, entry_name = 0x40, entry_ops = 0x48, entry_inode_ops = 0x50,
@@ -84,6 +89,22 @@ class MadeKernel {
   static std::uint64_t task(std::size_t number) { return kImage + at::first_task + number * 0x400; }
   static std::uint64_t module(std::size_t number) { return kModules + 0x1'0000 * number + 0x8000; }  // its struct, in its data
   static std::uint64_t heap(std::uint64_t offset) { return kHeap + offset; }
+  // Of the slab of processes, which has three.
+  static std::uint64_t slab() { return heap(0x8'0000); }
+  static std::uint64_t object(std::size_t number) { return slab() + number * in::object_bytes; }
+  static std::uint64_t page(std::uint64_t virt) { return kPages + (virt - kDirect) / kPageSize * kPageStruct; }
+  void free_object(std::uint64_t at, std::uint64_t next) {
+    put(at + in::object_link, next ^ kRandom ^ __builtin_bswap64(at + in::object_link));
+  }
+  // One that sleeps, and is on no list.
+  void put_sleeper(std::size_t number, std::int32_t pid) {
+    const std::uint64_t at = object(number);
+    put(at + in::running, 1u);
+    put(at + in::pid, pid);
+    put_text(at + in::comm, "sleeper");
+    put(at + in::handlers, heap(0x7000));
+    put(at + in::object_link, std::uint64_t{0});
+  }
   void unlink(std::uint64_t link) {
     const std::uint64_t next = word(link), prev = word(link + 8);
     put(prev, next);
@@ -99,6 +120,7 @@ class MadeKernel {
   void make_text();
   void make_modules();
   void make_tasks();
+  void make_slab();
   void make_hooks();
   void make_symbols(std::size_t btf_bytes);
   static std::vector<std::byte> types();
@@ -115,6 +137,7 @@ inline std::uint64_t MadeKernel::phys(std::uint64_t virt) const {
   if (virt - kImage < kImageBytes) return kImagePhys + (virt - kImage);
   if (virt - kModules < 2 << 20) return kModulesPhys + (virt - kModules);
   if (virt - kHeap < 2 << 20) return kHeapPhys + (virt - kHeap);
+  if (virt - kPages < 0x8'0000) return kPagesPhys + (virt - kPages);
   return kIdtPhys + (virt - kIdt);
 }
 
@@ -224,6 +247,24 @@ inline void MadeKernel::make_tasks() {
   put(kImage + at::processors, 2u);
 }
 
+// The first two are free, the third is what the second processor does when it has nothing to do.
+inline void MadeKernel::make_slab() {
+  const std::uint64_t cache = heap(0x8000);
+  put(kImage + at::pages, kPages);
+  put(kImage + at::direct, kDirect);
+  put(kImage + at::cache, cache);
+  put(cache + 8, in::object_bytes);
+  put(cache + 16, in::object_link);
+  put(cache + 24, 1u);
+  put(cache + 32, kRandom);
+  put(page(slab()) + in::page_cache, cache);
+  put(page(slab()) + in::page_counters, 3u << 16);
+  free_object(object(0), object(1));
+  free_object(object(1), 0);
+  put_sleeper(2, 0);
+  put(kImage + at::queues + 0x100 + in::idle, object(2));
+}
+
 inline void MadeKernel::make_hooks() {
   put(kImage + at::state, 3u);
   put(kImage + at::ftrace_list, kImage + at::ftrace_end);
@@ -298,6 +339,9 @@ inline void MadeKernel::make_symbols(std::size_t btf_bytes) {
   name(at::unoptimising, "Dunoptimizing_list");
   name(at::queues, "Drunqueues");
   name(at::first_task, "Dinit_task");
+  name(at::pages, "Dvmemmap_base");
+  name(at::direct, "Dpage_offset_base");
+  name(at::cache, "Dtask_struct_cachep");
   name(at::data_end, "D_edata");
   name(at::btf, "R__start_BTF");
   name(at::btf + btf_bytes, "R__stop_BTF");
@@ -345,13 +389,15 @@ inline std::vector<std::byte> MadeKernel::types() {
   add("mod_tree_node", 56, {{"mod", pointer, 0}, {"node", pointer, 8}});
   const auto entity = add("sched_entity", 32, {{"group_node", pointer, 0}});
   add("task_struct", 0x200,
-      {{"tasks", pointer, in::tasks},
+      {{"__state", number, in::running},
+       {"tasks", pointer, in::tasks},
        {"pid", number, in::pid},
        {"tgid", number, in::tgid},
        {"comm", pointer, in::comm},
        {"exit_state", number, in::exit_state},
        {"signal", pointer, in::signal},
        {"thread_node", pointer, in::thread},
+       {"sighand", pointer, in::handlers},
        {"se", entity, in::entity},
        {"pid_links", pointer, in::links}});
   add("signal_struct", 64, {{"thread_head", pointer, 0}});
@@ -360,7 +406,12 @@ inline std::vector<std::byte> MadeKernel::types() {
   add("pid_namespace", 64, {{"idr", idr, 0}});
   add("xa_node", 0x240, {{"shift", number, 0}, {"slots", pointer, 0x10}});
   add("pid", 64, {{"tasks", pointer, 0}});
-  add("rq", 0x100, {{"curr", pointer, in::current}, {"cfs_tasks", pointer, in::fair}, {"cpu", number, in::processor}});
+  add("rq", 0x100,
+      {{"curr", pointer, in::current}, {"idle", pointer, in::idle}, {"cfs_tasks", pointer, in::fair}, {"cpu", number, in::processor}});
+  add("page", kPageStruct, {{"compound_head", pointer, in::page_head}});
+  add("slab", kPageStruct, {{"slab_cache", pointer, in::page_cache}, {"counters", pointer, in::page_counters}});
+  add("kmem_cache", 64,
+      {{"size", number, 8}, {"red_left_pad", number, 12}, {"offset", number, 16}, {"refcount", number, 24}, {"random", pointer, 32}});
   const auto nf = add("netns_nf", 64, {{"hooks_ipv4", places, 0}});
   add("net", 0x200, {{"nf", nf, in::hooks}, {"proc_net", pointer, in::proc_net}});
   add("ftrace_ops", 64,
@@ -394,9 +445,11 @@ inline MadeKernel::MadeKernel() {
   tables.map(kModules, kModulesPhys, 4, 2);
   tables.map(kHeap, kHeapPhys, 4, 2);
   tables.map(kIdt, kIdtPhys, 4, 1);
+  for (std::uint64_t place = 0; place < 0x8'0000; place += kPageSize) tables.map(kPages + place, kPagesPhys + place, 4, 1);
   make_text();
   make_modules();
   make_tasks();
+  make_slab();
   make_hooks();
   const auto btf = types();
   memory.put_bytes(kImagePhys + at::btf, btf);
