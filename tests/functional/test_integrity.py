@@ -71,7 +71,7 @@ class Kernel:
         return struct.unpack("<Q", self.read(at, 8))[0]
 
     def tasks(self):
-        """task_struct by pid."""
+        """Where each is on the list, by pid."""
         first, links, pid = self.symbol("init_task"), self.offset("task_struct", "tasks"), self.offset("task_struct", "pid")
         found, at = {}, self.pointer(first + links)
         while at != first + links:
@@ -128,6 +128,19 @@ def a_hidden_task(kernel):
     return "hidden_process", [(before, quad(after)), (after + 8, quad(before))]
 
 
+def a_sleeping_task_that_no_list_names(kernel):
+    try:
+        state = kernel.offset("task_struct", "__state")
+    except lab.EngineError:  # 5.10
+        state = kernel.offset("task_struct", "state")
+    links, interruptible = kernel.offset("task_struct", "tasks"), struct.pack("<I", 1)
+    tasks = [at - links for _, at in sorted(kernel.tasks().items())]
+    task = [task for task in tasks if kernel.read(task + state, 4) == interruptible][-1]
+    after, before = kernel.pointer(task + links), kernel.pointer(task + links + 8)
+    number = kernel.pointer(task + kernel.offset("task_struct", "thread_pid")) + kernel.offset("pid", "tasks")
+    return "hidden_process", [(before, quad(after)), (after + 8, quad(before)), (number, quad(0))]
+
+
 def ftrace_operations(kernel):
     forged = kernel.symbol("__log_buf") + 0x1000
     body = bytearray(kernel.offset("ftrace_ops", "flags") + 64)
@@ -146,6 +159,7 @@ TAMPERINGS = [
     read_only_data,
     an_interrupt_gate,
     a_hidden_task,
+    a_sleeping_task_that_no_list_names,
     ftrace_operations,
 ]
 

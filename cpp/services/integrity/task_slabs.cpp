@@ -108,7 +108,9 @@ bool TaskSlabs::is_free(Reader& reader, const Object& object) const {
 
 // nullopt: it is not hidden.
 std::optional<Task> TaskSlabs::examine(Reader& reader, Known& known, const Object& object) const {
-  if (known.has(object.at) || is_free(reader, object) || reader.word(object.page + cache_at_) != cache_.value) return std::nullopt;
+  if (known.has(object.at) || is_free(reader, object)) return std::nullopt;
+  // The slab may have gone meanwhile.
+  if (reader.word(object.page + cache_at_) != cache_.value || (reader.word(object.page + head_at_) & 1) != 0) return std::nullopt;
   const auto task = known.lists.task(reader, object.at, true);
   const auto state = reader.get<std::uint32_t>(object.at + state_);
   if (!task || !state || (*state & (kTaskNew | kTaskDead)) != 0 || reader.word(object.at + handlers_) == 0) return std::nullopt;

@@ -79,13 +79,15 @@ std::vector<std::uint32_t> read_relocations(Bytes file, std::uint64_t& end) {
 }
 
 // A kernel is in the highest 2 GiB.
-LinkedAt extended(std::uint32_t place) { return {static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(place)))}; }
+LinkedAt linked_at(std::uint32_t place) {
+  return {static_cast<std::uint64_t>(static_cast<std::int64_t>(static_cast<std::int32_t>(place)))};
+}
 
 template <typename T>
 void relocate(std::vector<std::byte>& bytes, LinkedAt start, const std::vector<std::uint32_t>& sorted, std::uint64_t distance) {
-  const auto first = std::ranges::lower_bound(sorted, start.value, {}, [](std::uint32_t place) { return extended(place).value; });
+  const auto first = std::ranges::lower_bound(sorted, start.value, {}, [](std::uint32_t place) { return linked_at(place).value; });
   for (auto it = first; it != sorted.end(); ++it) {
-    const std::uint64_t place = extended(*it) - start;
+    const std::uint64_t place = linked_at(*it) - start;
     if (place >= bytes.size()) break;
     if (bytes.size() - place < sizeof(T)) continue;
     T value;
