@@ -10,7 +10,8 @@ introspect.commands_us         the same with their command lines; answer_us: as 
 introspect.call_ms             mhvctl introspect processes, all of it; the floor is mhvctl status
 introspect.first_call_ms       from mhvctl service add to the first list; the peer, with --symbols, is volatility3's linux.pslist of the
                                same memory
-integrity.trust_ms             measures the kernel; epoch_ms: looks at everything; idle_epoch_ms: an epoch in which nothing was written
+integrity.trust_ms             measures the kernel; epoch_ms: looks at everything; idle_epoch_ms: an epoch in which nothing was written;
+                               slabs_ms: of that, the walk over 16 MiB of RAM for processes that no list names
 integrity.guest_slowdown       the guest's own work a second, without over with integrity, 40 epochs a second, in turns; the floor is 40
                                times a second stop, device state and cont. The median of the loads
 

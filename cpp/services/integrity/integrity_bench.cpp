@@ -1,7 +1,10 @@
 // What a check of a live guest costs: usage: integrity_bench MEMORY CR3 CR4 CR0 EFER IDT IDT_LIMIT, numbers in base 16. MEMORY is the file
 // that the guest's RAM is. Prints one JSON object a line (tests/bench/introspect.py); a floor is the bytes that were read, copied by
 // memcpy.
+#include <set>
+
 #include "integrity/checker.h"
+#include "integrity/task_slabs.h"
 #include "introspection/testing_live.h"
 
 namespace mhv::integrity {
@@ -28,12 +31,27 @@ class Bench {
     bool clean = true;
     run_one("integrity.epoch_ms", 21, [&] { clean &= checker.check(registers_).empty(); });
     run_one("integrity.idle_epoch_ms", 41, [&] { clean &= checker.check(registers_, &nothing).empty(); });
+    walk_slabs();
     line("integrity.pages", static_cast<double>(checker.measured_pages()), "pages");
     line("integrity.pointers", static_cast<double>(checker.measured_pointers()), "pointers");
     return clean;
   }
 
  private:
+  // A check's part of the walk, when the lists were just made.
+  void walk_slabs() {
+    const TaskLists lists(kernel_);
+    Reader reader(kernel_);
+    std::set<GuestVirt> known;
+    const auto listed = lists.listed(reader).value_or(std::vector<Task>{});
+    for (const Task& task : listed) known.insert(task.at);
+    TaskSlabs slabs(kernel_);
+    run_one("integrity.slabs_ms", 41, [&] {
+      slabs.advance(reader);
+      slabs.hidden(reader, lists, listed, [&](GuestVirt at) { return known.contains(at); });
+    });
+  }
+
   void run_one(const char* name, unsigned batches, const std::function<void()>& one) {
     Copies floor(memory_.sizes_read_by(one));
     line(name, median_us(batches, 1, one) / 1e3, "ms", median_us(batches, 1, floor) / 1e3);
