@@ -1,12 +1,14 @@
 // Processes as the allocator of a guest's kernel knows them: one that no list names any more still lies in the memory for processes.
 //
 // A walk over the kernel's struct pages finds the slabs of the cache task_struct, some pages at each check. Each object in them is one of
-//   free                  the link to the next free one stands in it; SLUB links within a slab only (CONFIG_SLAB_FREELIST_HARDENED mixes
-//   it) known                 on the list of processes, or in the table of their numbers new                   zeroed or not yet written:
-//   it has no signal handlers, or still the link of a free one the copy of a parent  from dup_task_struct() to sched_fork(): it has the
-//   number of its parent, which runs, and is known being born            TASK_NEW from sched_fork() on, until wake_up_new_task(), and it is
-//   known before that ending                exit_state is set before it goes off the lists, and stays; a fork that failed is TASK_DEAD idle
-//   a processor's own; its number is 0 hidden                none of these
+//   free       the link to the next free one stands in it; SLUB links within a slab only
+//   known      on the list of processes, or in the table of their numbers
+//   new        zeroed or not yet written: it has no signal handlers, or still the link of a free one
+//   a copy     of its parent, from dup_task_struct() to sched_fork(): it has the number of its parent, which runs, and is known
+//   coming     TASK_NEW from sched_fork() on, until wake_up_new_task(), and it is known before that
+//   ending     exit_state is set before it goes off the lists, and stays; a fork that failed is TASK_DEAD
+//   idle       a processor's own; its number is 0
+//   hidden     none of these
 // Each holds at any moment, so also for a guest that is stopped there. What is seen across a change, of one that runs, is not told: it
 // has to be hidden at a later check too, at the same place and with the same number.
 #pragma once
