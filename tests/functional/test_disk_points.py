@@ -168,7 +168,11 @@ def test_qemu_dies_while_a_restore_writes_a_disk(second):
     second.write(700)
     second.checkpoint()
     point = list(second.moments)[-1]
-    pause_s = int(engine.restore(guest.name, point)["pause_us"]) / 1e6
+
+    def restore_s():
+        return int(engine.restore(guest.name, point)["pause_us"]) / 1e6
+
+    pause_s = restore_s()
     file = pathlib.Path(f"/proc/{host.keeper}/root/var/lib/nova-mhv/guests/{guest.uuid}/restoring")
 
     def marked():
@@ -199,7 +203,7 @@ def test_qemu_dies_while_a_restore_writes_a_disk(second):
             assert second.is_as_at(point)
             guest.assert_whole()
         else:
-            engine.restore(guest.name, point)
+            pause_s = restore_s()  # it was over sooner than the last time
         assert not marked()
         if between and attempt >= 2:
             break
