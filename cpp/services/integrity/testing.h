@@ -40,7 +40,8 @@ inline constexpr std::uint64_t modules = data, kset = data + 0x20, tree = data +
                                ftrace_pages = data + 0x500, ftrace_page = data + 0x540, ftrace_records = data + 0x600, net = data + 0x1000,
                                proc_root = data + 0x2000, proc_lock = data + 0x2100, pid_ns = data + 0x2200, kprobes = data + 0x3000,
                                programs = data + 0x3400, ksyms = data + 0x3500, unoptimising = data + 0x3600, queues = data + 0x4000,
-                               first_task = data + 0x6000, pages = data + 0x8000, direct = data + 0x8008, cache = data + 0x8010;
+                               first_task = data + 0x6000, pages = data + 0x8000, direct = data + 0x8008, cache = data + 0x8010,
+                               counting = data + 0x8018;
 inline constexpr std::uint64_t image_end = 0x78'0000, btf = 0x40'0000, symbols = 0x50'0000, tables = 0x60'0000;
 }  // namespace at
 
@@ -321,6 +322,7 @@ inline void MadeKernel::make_symbols(std::size_t btf_bytes) {
   name(at::mutex, "Dmodule_mutex");
   name(at::lock, "Dtasklist_lock");
   name(at::state, "Dsystem_state");
+  name(at::counting, "dthunks_initialized");
   name(at::text_mutex, "Dtext_mutex");
   name(at::call_mutex, "Dstatic_call_mutex");
   name(at::processors, "Dnr_cpu_ids");

@@ -184,6 +184,14 @@ TEST_F(VendorTest, KernelWhereItsVendorsCannotBe) {
   EXPECT_THAT(checker.unchecked(), ::testing::ElementsAre(HasSubstr("not where its vendor's can be")));
 }
 
+TEST_F(VendorTest, KernelThatCountsItsCallsIsNotAccused) {
+  made.put(kImage + at::counting, std::uint8_t{1});
+  made.put_bytes(function(kRecv), {0xe8, 0, 0, 0, 0});
+  Checker checker(kernel, made.registers(), image);
+  EXPECT_THAT(checker.unchecked(), ::testing::ElementsAre(HasSubstr("retbleed=stuff")));
+  EXPECT_THAT(checker.check(made.registers()), IsEmpty());
+}
+
 TEST(VendorImage, RefusesWhatIsNone) {
   const std::vector<std::byte> file = MadeVendor().file();
   const auto code = [](std::span<const std::byte> bytes) { return code_of([&] { VendorImage image(bytes); }); };

@@ -25,6 +25,16 @@ std::uint64_t distance_of(const Kernel& kernel, const VendorImage& image) {
   return moved;
 }
 
+// Linux 6.2 and later, on a processor that needs it and with retbleed=stuff: each call leads to code before its function.
+void refuse_counted_calls(const Kernel& kernel) {
+  const auto counting = kernel.symbols().find("thunks_initialized");
+  Reader reader(kernel);
+  if (counting && reader.get<std::uint8_t>(*counting).value_or(0) != 0) {
+    throw Error(Code::kUnsupported, "the guest's kernel counts its calls (retbleed=stuff): it has other calls everywhere than its vendor's",
+                "start it with another mitigation of Retbleed");
+  }
+}
+
 std::string hex_bytes(std::span<const std::byte> bytes) {
   std::string out;
   for (const std::byte one : bytes.first(std::min(bytes.size(), kShown))) out += fmt::format("{:02x}", std::to_integer<unsigned>(one));
@@ -34,7 +44,9 @@ std::string hex_bytes(std::span<const std::byte> bytes) {
 }  // namespace
 
 VendorText::VendorText(const Kernel& kernel, std::shared_ptr<const VendorImage> image)
-    : image_(std::move(image)), match_(std::in_place, *image_, distance_of(kernel, *image_)), sites_(match_->sites().size()) {}
+    : image_(std::move(image)), match_(std::in_place, *image_, distance_of(kernel, *image_)), sites_(match_->sites().size()) {
+  refuse_counted_calls(kernel);
+}
 
 std::vector<VendorText::Piece> VendorText::pieces() const {
   const auto& text = match_->text();

@@ -14,7 +14,7 @@ namespace mhv::integrity {
 // Not thread-safe. `kernel` outlives it.
 class VendorText {
  public:
-  // Throws kUnsupported: the guest's kernel is not where one that the vendor built can be.
+  // Throws kUnsupported: the guest's kernel is not where one that the vendor built can be, or has other calls everywhere.
   VendorText(const Kernel& kernel, std::shared_ptr<const VendorImage> image);
 
   // The whole of it, once. Throws kBusy: not all of it can be read.
