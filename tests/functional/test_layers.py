@@ -130,6 +130,28 @@ def test_a_layer_beside_a_recorded_guest(engine, host, guest, tmp_path):
     guest.assert_whole()
 
 
+def test_a_guest_is_recorded_and_left_as_it_was(engine, host, make_guest, tmp_path):
+    guest = make_guest("memfd")
+    recording = tmp_path / "recording"
+    run = ("layer", "run", host.bin / "layers/introspection", "--record", guest.name, "--replay", recording)
+    said = host.run(host.bin / "mhvctl", *run, "--epochs", "3", "--every", "0.2", "--call", "processes")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+    assert lines[-1]["answer"]["result"]
+    assert engine.status(guest.name) is None
+    assert guest.uuid not in host.run("ls", "/var/lib/nova-mhv/guests").stdout
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call(*run)
+    assert refused.value.code == "exists" and "recording" in str(refused.value)
+    engine.attach(guest.name)
+    kept = engine.create(guest.name)
+    with pytest.raises(lab.EngineError) as refused:
+        engine.call(*run[:-1], tmp_path / "another")
+    assert refused.value.code == "exists" and guest.name in str(refused.value)
+    assert [one["id"] for one in engine.list(guest.name)] == [kept["id"]]
+    guest.assert_whole()
+
+
 def test_layers_survive_the_worker(engine, host, guest):
     killed = engine.status(guest.name)["worker_pid"]
     lab.kill(killed)
