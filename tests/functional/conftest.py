@@ -91,7 +91,7 @@ class Pool:
 
     def __init__(self, host, engine, images, state):
         self.host, self.engine, self.images, self.state = host, engine, images, state
-        self.idle, self.all = [], []
+        self.idle = []
 
     def take(self, kind="memfd", start=True, **more):
         if kind == "uefi" and not pathlib.Path("/usr/share/OVMF/OVMF_CODE_4M.fd").exists():
@@ -104,7 +104,6 @@ class Pool:
                 return guest
         guest = lab.Guest(self.host, self.images, self.state / "guests", kind, **more)
         guest.wanted = wanted
-        self.all.append(guest)
         return guest.start() if start else guest
 
     def give_back(self, guest, failed):
@@ -124,21 +123,13 @@ class Pool:
 
     def remove(self, guest):
         guest.remove()
-        if guest in self.all:
-            self.all.remove(guest)
         if not os.environ.get("MHV_KEEP"):
             shutil.rmtree(guest.folder, ignore_errors=True)
-
-    def close(self):
-        for guest in list(self.all):
-            self.remove(guest)
 
 
 @pytest.fixture(scope="session")
 def pool(host, engine, images, state):
-    pool = Pool(host, engine, images, state)
-    yield pool
-    pool.close()
+    return Pool(host, engine, images, state)  # those that are left end with the host
 
 
 @pytest.fixture
