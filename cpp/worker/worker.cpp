@@ -120,9 +120,14 @@ void Worker::enqueue(const protocol::Request& request, std::function<protocol::R
 
 // ---------------------------------------------------------------- engine thread
 
-// Whoever waits longest is first, so that nobody who is always due keeps the others waiting. nullptr: the layers.
+bool Worker::has_memory_to_come() const {
+  return std::ranges::any_of(services_, [](const auto& service) { return service->has_memory_to_come(); });
+}
+
+// Whoever waits longest is first, so that nobody who is always due keeps the others waiting. nullptr: the layers, which have no turn
+// while memory is to come: they would take what is not there yet for content (ARCHITECTURE.md, invariant 6).
 std::pair<Worker::Clock::time_point, engine::Service*> Worker::first_due() const {
-  std::pair<Clock::time_point, engine::Service*> out{layers_.due(), nullptr};
+  std::pair<Clock::time_point, engine::Service*> out{has_memory_to_come() ? Clock::time_point::max() : layers_.due(), nullptr};
   for (const auto& service : services_) {
     if (const auto due = service->due(); due <= out.first) out = {due, service.get()};
   }
@@ -196,9 +201,7 @@ void Worker::guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds) {
 }
 
 void Worker::memory_has_come() {
-  if (live_ && std::ranges::none_of(services_, [](const auto& service) { return service->has_memory_to_come(); })) {
-    layers_.guest_up(*live_);
-  }
+  if (live_ && !has_memory_to_come()) layers_.guest_up(*live_);
 }
 
 void Worker::drop_live() {

@@ -59,6 +59,7 @@ class Worker : public engine::Engine {
   // --- engine thread
   void run();
   std::optional<Task> next_task();
+  bool has_memory_to_come() const;
   std::pair<Clock::time_point, engine::Service*> first_due() const;
   void memory_up(const protocol::WorkerGuestUp& up, const std::vector<Fd>& fds);
   void guest_up(const protocol::WorkerGuestUp& up, std::vector<Fd> fds);

@@ -139,6 +139,27 @@ def test_a_hold_puts_off_the_stop_at_the_end(large, engine, host):
     assert engine.create(large.name)["parent"] == large.point["id"]
 
 
+def test_a_layer_waits_for_all_memory(large, engine, host):
+    """What it would find where memory is still to come is not the guest's."""
+
+    def introspection():
+        (layer,) = [one for one in engine.status(large.name)["layers"] if one["name"] == "introspection"]
+        return layer["state"]
+
+    start_filling(large, engine, host, large.point)
+    engine.call("hold", large.name, "--reason", "a test", "--timeout", "600")
+    engine.call("service", "add", large.name, "introspection")
+    for _ in range(5):
+        large.assert_whole()
+        assert introspection() == "starting" and filling(large, engine)
+    engine.call("release", large.name)
+    wait_filled(large, engine)
+    lab.wait_until("the layer to be ready", lambda: introspection() == "ready")
+    assert engine.call("introspect", "processes", large.name)["processes"]
+    engine.call("service", "remove", large.name, "introspection")
+    large.assert_whole()
+
+
 def test_a_device_comes_during_the_fill(large, engine, host):
     start_at(large, engine, host, large.point)
     mac = "52:54:00:55:02:03"

@@ -145,10 +145,11 @@ void CheckpointService::detach() {
   pace_ = {};
 }
 
+// The earlier first: what stays due for ever would keep the layers waiting for ever (worker/worker.cpp).
 void CheckpointService::tick() {
   if (filler_) {
     on_fill_change();
-  } else if (pace_.due() <= Clock::now()) {
+  } else if (pace_.due() <= next_compaction_) {
     take_automatic_checkpoint();
   } else {
     compact();
